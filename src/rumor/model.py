@@ -1,0 +1,157 @@
+"""The frozen nouns that every stage shares: members on the left, HAProxy on the right, values in between.
+
+Nothing here acts, and nothing here knows JSON, TOML, SQL or the wire: `views.py`, `config.py`, `journal.py` and
+`swim/codec.py` translate at their walls.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NewType
+
+from rumor.names import HostPort, MemberName, ServiceName
+
+Seconds = NewType("Seconds", float)
+"""A length of time."""
+Instant = NewType("Instant", float)
+"""A point on a monotonic clock, in seconds; only differences mean anything."""
+WallTime = NewType("WallTime", float)
+"""A point in calendar time, in seconds since 1970 UTC; for people and the journal, never for deadlines."""
+
+
+class MemberStatus(Enum):
+    """A member as gossip sees it."""
+
+    ALIVE = "alive"
+    SUSPECT = "suspect"
+    LEAVING = "leaving"
+    LEFT = "left"
+    FAILED = "failed"
+
+
+class AppState(Enum):
+    """What a node says of its own app, in its service tag."""
+
+    STARTING = "starting"
+    READY = "ready"
+    DRAINING = "draining"
+    DOWN = "down"
+
+
+class Rotation(Enum):
+    """What a balancer wants HAProxy to do with a server."""
+
+    READY = "ready"
+    DRAIN = "drain"
+    """No new sessions; running ones, and clients whose cookie names the server, go on."""
+    MAINT = "maint"
+    """Nothing at all, cookies included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A node that runs an agent, as gossip sees it."""
+
+    name: MemberName
+    address: HostPort
+    tags: Mapping[str, str]
+    status: MemberStatus
+    incarnation: int = 0
+    status_by: str = ""
+    """Who raised the present status: the accuser of a suspect; empty where nobody but the member itself did."""
+    status_since: WallTime = WallTime(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One service that one member offers, parsed from its tag `service:NAME`."""
+
+    service: ServiceName
+    port: int
+    state: AppState = AppState.READY
+    weight: int = 100
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Whatever speaks for or against a server, in the words `rumor table` and `rumor why` print."""
+
+    source: str
+    """`gossip`, `app` (the node's own check), `haproxy` (HAProxy's check), `operator`, `panic`, `floor` or `blind`."""
+    says: str
+    by: str = ""
+    at: WallTime = WallTime(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One node's instance of a service, with what the balancer wants done with it and why."""
+
+    name: MemberName
+    address: HostPort
+    weight: int
+    rotation: Rotation
+    version: str = ""
+    evidence: tuple[Evidence, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """An application that nodes offer, and its servers in order of their names."""
+
+    name: ServiceName
+    servers: tuple[Server, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """The desired routing: all services in order of their names. Equal tables give equal revisions."""
+
+    services: tuple[Service, ...] = ()
+
+    def service(self, name: ServiceName) -> Service | None:
+        return next((service for service in self.services if service.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why something changed, in one sentence, and whom it is about; kept with every revision."""
+
+    kind: str
+    """snake_case, one word for the kind of change: `server_ready`, `server_removed`, `start`, `sighup`, …"""
+    text: str
+    subject: str = ""
+    at: WallTime = WallTime(0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One rendered configuration. `id` is the SHA-256 of `text` without the line that carries the id."""
+
+    id: str
+    text: str
+    table: Table
+    cause: Cause = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerObservation:
+    """A server as the running HAProxy sees it: a sensor's reading, not a wish."""
+
+    service: ServiceName
+    server: MemberName
+    address: HostPort | None
+    rotation: Rotation
+    is_up: bool | None
+    """HAProxy's own check: True passed, False failed, None no result yet or no check."""
+    check: str
+    """HAProxy's words for the check: `L7OK`, `L4CON`, `INI`, …; empty without one."""
+    status: str
+    """The status column of `show stat`: `UP`, `DOWN 1/2`, `DRAIN`, `MAINT`, …"""
+    weight: int
+    sessions: int
+    """Requests and tunnels that are running now, on the server or bound to it in its queue."""
+    sessions_total: int = 0
+    connect_errors: int = 0
+    response_errors: int = 0
