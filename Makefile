@@ -1,0 +1,44 @@
+# `make demo` and `make test` do all their own set-up on a fresh machine: python3 (3.11 or newer) and make are enough.
+VENV   ?= .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+PYTEST := $(BIN)/pytest
+
+.PHONY: help demo test check format soak bench clean
+
+help:
+	@echo 'make demo    a real HAProxy under load while web nodes join, drain, crash and freeze'
+	@echo 'make test    everything: check, integration, acceptance (as root it installs the system programs it needs)'
+	@echo 'make check   format, lint, types, unit and property tests, about a minute'
+	@echo 'make soak    long property and simulation runs'
+	@echo 'make bench   what an agent costs'
+
+$(VENV)/.ready: pyproject.toml constraints.txt scripts/venv
+	@scripts/venv $(PYTHON) $(VENV)
+	@touch $@
+
+demo: $(VENV)/.ready
+	@$(BIN)/rumor demo $(DEMO_ARGS)
+
+check: $(VENV)/.ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy src tests bench examples
+	$(PYTEST) tests/unit tests/property tests/simulation -m 'not soak'
+
+test: check
+	@scripts/system-programs
+	$(PYTEST) tests/integration tests/acceptance -m 'not soak'
+
+format: $(VENV)/.ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: $(VENV)/.ready
+	$(PYTEST) tests -m soak --timeout 3600
+
+bench: $(VENV)/.ready
+	$(BIN)/python bench/agent_cost.py
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
