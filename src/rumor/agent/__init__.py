@@ -1,0 +1,1 @@
+"""The agent of one node: `run_agent` builds the parts this node plays and runs them."""
