@@ -1,0 +1,142 @@
+"""What this node offers: check each app, say its state in the service's tag, drain before leaving.
+
+Owns the state of this node's services. The checks' outcomes come in, tags go out.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from rumor.agent.drain import Drain, Drained
+from rumor.checks.loop import AppChecker
+from rumor.checks.outcome import CheckSettings, Outcome
+from rumor.log import get_logger
+from rumor.model import AppState, Instant, Member, Offer, Seconds
+from rumor.names import HostPort, MemberName, ServiceName
+from rumor.offers import format_offer
+
+log = get_logger("app")
+
+# An agent that comes back after kill -9 finds its app running: one good answer in this time, and its first word to
+# the cluster already says ready. An app that needs longer joins as starting.
+_FIRST_CHECK_WAIT = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class OfferSettings:
+    """One service as this node offers it."""
+
+    service: ServiceName
+    address: HostPort
+    weight: int
+    version: str
+    check: CheckSettings
+    drain: Seconds
+
+
+class Offering:
+    """The services of this node and their states."""
+
+    def __init__(
+        self,
+        node: MemberName,
+        settings: tuple[OfferSettings, ...],
+        *,
+        on_change: Callable[[Offer, str], None],
+    ) -> None:
+        """Prepare the checks.
+
+        Args:
+            node: this member's name.
+            settings: one entry for each service it offers.
+            on_change: called with the new offer and the reason, in one sentence, when a service's state changes.
+        """
+        self._node = node
+        self._settings = {entry.service: entry for entry in settings}
+        self._offers = {
+            entry.service: Offer(entry.service, entry.address.port, AppState.STARTING, entry.weight, entry.version)
+            for entry in settings
+        }
+        self._checkers = {
+            entry.service: AppChecker(entry.check, entry.address, on_change=self._listener(entry.service))
+            for entry in settings
+        }
+        self._on_change = on_change
+        self._is_draining = False
+        self._drain: Drain | None = None
+        self._drain_changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Check every app until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for service, checker in self._checkers.items():
+                tasks.create_task(checker.run(), name=f"check {service}")
+
+    async def wait_first_outcomes(self) -> None:
+        """Wait until each app has been checked once, at most half a second."""
+        try:
+            async with asyncio.timeout(_FIRST_CHECK_WAIT):
+                for checker in self._checkers.values():
+                    await checker.first_outcome.wait()
+        except TimeoutError:
+            return
+
+    def offers(self) -> tuple[Offer, ...]:
+        return tuple(self._offers.values())
+
+    def tags(self) -> dict[str, str]:
+        """Return the service tags that say what this node offers now."""
+        return dict(format_offer(offer) for offer in self._offers.values())
+
+    def hear(self, balancer: MemberName, word: Drained) -> None:
+        """Take a balancer's word that no session of this node's service is left."""
+        if self._drain is not None:
+            self._drain = self._drain.hear(balancer, word)
+            self._drain_changed.set()
+
+    def notice_members(self) -> None:
+        """Wake a drain that is under way, since the members changed."""
+        self._drain_changed.set()
+
+    async def drain(self, members: Callable[[], tuple[Member, ...]]) -> None:
+        """Say draining and wait until the balancers have let go, or the longest drain time is over."""
+        self._is_draining = True
+        for service in self._offers:
+            self._say(service, AppState.DRAINING, "this node was asked to stop")
+        wait = max((entry.drain for entry in self._settings.values()), default=Seconds(0.0))
+        deadline = Instant(time.monotonic() + wait)
+        self._drain = Drain.start(self._node, self._offers, members(), deadline)
+        while not self._drain.is_done(Instant(time.monotonic())):
+            self._drain_changed.clear()
+            try:
+                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                    await self._drain_changed.wait()
+            except TimeoutError:
+                log.warning("drain_deadline", after=f"{wait}s", waited_for=_names(self._drain))
+                return
+            self._drain = self._drain.forget_left(members())
+        log.info("drained", services=",".join(self._offers))
+
+    def _listener(self, service: ServiceName) -> Callable[[AppState, Outcome], None]:
+        def listen(state: AppState, outcome: Outcome) -> None:
+            if not self._is_draining:
+                self._say(service, state, outcome.detail)
+
+        return listen
+
+    def _say(self, service: ServiceName, state: AppState, reason: str) -> None:
+        offer = self._offers[service]
+        if offer.state is not state:
+            self._offers[service] = replace(offer, state=state)
+            log.info("app_state", service=service, state=state.value, was=offer.state.value, reason=reason)
+            self._on_change(self._offers[service], reason)
+
+
+def _names(drain: Drain) -> str:
+    return ",".join(sorted({name for name, _ in drain.awaited}))
+
+
+def states(offers: tuple[Offer, ...]) -> Mapping[ServiceName, AppState]:
+    """Return each service's state."""
+    return {offer.service: offer.state for offer in offers}

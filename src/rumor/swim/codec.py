@@ -1,0 +1,463 @@
+"""Bytes <-> messages, with every limit.
+
+`decode_packet` takes one UDP payload apart, `StreamDecoder` a TCP stream as it arrives. Three outcomes are kept apart:
+messages, "not enough bytes yet" (an empty list), and a refusal, which is a `PeerError` or an entry in `Packet.refused`
+and never an exception of msgpack. Compression, encryption and labels are refused by name until they are spoken.
+Facts: reference/gossip-wire.md, sections 1, 2, 3 and 6.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
+
+import msgpack
+
+from rumor.errors import PeerError
+from rumor.names import HostPort
+from rumor.swim.messages import (
+    Ack,
+    Alive,
+    Dead,
+    IndirectPing,
+    Nack,
+    NodeRecord,
+    PacketMessage,
+    Ping,
+    PushPull,
+    State,
+    StreamError,
+    StreamMessage,
+    Suspect,
+    User,
+)
+
+PING, INDIRECT_PING, ACK, SUSPECT, ALIVE, DEAD, PUSH_PULL, COMPOUND, USER, COMPRESS, ENCRYPT, NACK, CRC, ERROR = range(
+    14
+)
+LABEL = 244
+
+PACKET_LIMIT = 65_536
+COMPOUND_PARTS_LIMIT = 255
+"""What a reader takes; HEAD sends up to 255."""
+COMPOUND_PARTS_SENT = 127
+"""What a writer packs: the old decoder counts the length table in 8 bits."""
+NESTING_LIMIT = 4
+NAME_LIMIT = 1024
+META_LIMIT = 512
+ACK_PAYLOAD_LIMIT = 4096
+NODES_LIMIT = 65_536
+USER_STATE_LIMIT = 20 * 1024 * 1024
+STREAM_LIMIT = 32 * 1024 * 1024
+ERROR_TEXT_LIMIT = 4096
+_SEQ_LIMIT = 2**32 - 1
+
+_pack = msgpack.Packer(use_bin_type=False, use_single_float=False).pack
+
+
+# --- writing
+
+
+def encode(message: PacketMessage) -> bytes:
+    """Return one message as it stands in a packet, type byte first."""
+    match message:
+        case Ping():
+            return _typed(PING, {"Node": message.node, "SeqNo": message.seq_no, **_source(message)})
+        case IndirectPing():
+            return _typed(
+                INDIRECT_PING,
+                {
+                    "Nack": message.nack,
+                    "Node": message.node,
+                    "Port": message.target.port,
+                    "SeqNo": message.seq_no,
+                    **_source(message),
+                    "Target": message.target.ip.packed,
+                },
+            )
+        case Ack():
+            return _typed(ACK, {"Payload": message.payload or None, "SeqNo": message.seq_no})
+        case Nack():
+            return _typed(NACK, {"SeqNo": message.seq_no})
+        case Suspect() | Dead():
+            body = {"From": message.accuser, "Incarnation": message.incarnation, "Node": message.node}
+            return _typed(SUSPECT if isinstance(message, Suspect) else DEAD, body)
+        case Alive():
+            return _typed(
+                ALIVE,
+                {
+                    "Addr": message.address.ip.packed,
+                    "Incarnation": message.incarnation,
+                    "Meta": message.meta or None,
+                    "Node": message.node,
+                    "Port": message.address.port,
+                    "Vsn": message.versions,
+                },
+            )
+        case User():
+            return bytes((USER,)) + message.payload
+
+
+def encode_compound(parts: Sequence[bytes]) -> bytes:
+    """Join encoded messages into one packet; a single one goes bare. At most COMPOUND_PARTS_SENT parts."""
+    if len(parts) == 1:
+        return parts[0]
+    lengths = struct.pack(f">{len(parts)}H", *(len(part) for part in parts))
+    return bytes((COMPOUND, len(parts))) + lengths + b"".join(parts)
+
+
+def encode_push_pull(message: PushPull) -> bytes:
+    header = {"Join": message.is_join, "Nodes": len(message.nodes), "UserStateLen": len(message.user_state)}
+    parts = [_typed(PUSH_PULL, header)]
+    for node in message.nodes:
+        body = {
+            "Addr": node.address.ip.packed,
+            "Incarnation": node.incarnation,
+            "Meta": node.meta or None,
+            "Name": node.name,
+            "Port": node.address.port,
+            "State": int(node.state),
+            "Vsn": node.versions,
+        }
+        parts.append(_body(body))
+    parts.append(message.user_state)
+    return b"".join(parts)
+
+
+def encode_stream_error(text: str) -> bytes:
+    return _typed(ERROR, {"Error": text})
+
+
+def _typed(kind: int, body: Mapping[str, object]) -> bytes:
+    return bytes((kind,)) + _body(body)
+
+
+def _body(body: Mapping[str, object]) -> bytes:
+    encoded: bytes = _pack(
+        {
+            key: value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
+            for key, value in body.items()
+        }
+    )
+    return encoded
+
+
+def _source(message: Ping | IndirectPing) -> dict[str, object]:
+    """The three Source fields; a part that is empty is left out, as real agents do."""
+    source: dict[str, object] = {}
+    if message.source is not None:
+        source["SourceAddr"] = message.source.ip.packed
+    if message.source_node:
+        source["SourceNode"] = message.source_node
+    if message.source is not None:
+        source["SourcePort"] = message.source.port
+    return source
+
+
+# --- reading packets
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """What one UDP payload held: the messages that were read, and a reason for each part that was refused."""
+
+    messages: tuple[PacketMessage, ...]
+    refused: tuple[str, ...] = ()
+
+
+def decode_packet(data: bytes, *, local_port: int) -> Packet:
+    """Take one UDP payload apart; `local_port` stands in where an alive message names none."""
+    if len(data) > PACKET_LIMIT:
+        return Packet((), ("too_long",))
+    if len(data) >= 5 and data[0] == CRC:
+        if zlib.crc32(data[5:]) != int.from_bytes(data[1:5], "big"):
+            return Packet((), ("bad_crc",))
+        data = data[5:]
+    messages: list[PacketMessage] = []
+    refused: list[str] = []
+    _decode_part(data, local_port, NESTING_LIMIT, messages, refused)
+    return Packet(tuple(messages), tuple(refused))
+
+
+def _decode_part(data: bytes, local_port: int, depth: int, messages: list[PacketMessage], refused: list[str]) -> None:
+    if not data:
+        refused.append("empty")
+    elif data[0] == COMPOUND:
+        if depth == 0:
+            refused.append("nested_too_deep")
+            return
+        parts, is_cut = _split_compound(data)
+        if is_cut:
+            refused.append("cut_short")
+        for part in parts:
+            _decode_part(part, local_port, depth - 1, messages, refused)
+    elif data[0] == USER:
+        messages.append(User(data[1:]))
+    elif data[0] in _REFUSED_KINDS:
+        refused.append(_REFUSED_KINDS[data[0]])
+    elif data[0] not in _READERS:
+        refused.append("unknown_type")
+    else:
+        try:
+            messages.append(_READERS[data[0]](_Fields(_unpack(data[1:])), local_port))
+        except PeerError as error:
+            refused.append(f"bad_{_KIND_NAMES[data[0]]}: {error}")
+
+
+_REFUSED_KINDS = {COMPRESS: "compressed", ENCRYPT: "encrypted", LABEL: "label", CRC: "crc_inside"}
+
+
+def _split_compound(data: bytes) -> tuple[list[bytes], bool]:
+    """Return the whole parts of a compound, and whether something was cut off its end."""
+    if len(data) < 2:
+        return [], True
+    count = data[1]
+    start = 2 + 2 * count
+    if len(data) < start:
+        return [], True
+    parts: list[bytes] = []
+    for length in struct.unpack(f">{count}H", data[2:start]):
+        if start + length > len(data):
+            return parts, True
+        parts.append(data[start : start + length])
+        start += length
+    return parts, False
+
+
+def _unpack(data: bytes) -> object:
+    unpacker = _unpacker(len(data))
+    unpacker.feed(data)
+    try:
+        return unpacker.unpack()
+    except Exception as error:
+        raise PeerError("not msgpack") from error
+
+
+def _unpacker(size: int) -> msgpack.Unpacker:
+    limit = max(1, size)
+    return msgpack.Unpacker(
+        raw=True,
+        strict_map_key=False,
+        max_buffer_size=limit,
+        max_str_len=limit,
+        max_bin_len=limit,
+        max_ext_len=0,
+        max_array_len=1024,
+        max_map_len=1024,
+    )
+
+
+class _Fields:
+    """Typed access to one decoded struct. A field that is missing or nil is zero, as Go has it."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, value: object) -> None:
+        if not isinstance(value, dict):
+            raise PeerError("not a map")
+        self._fields: dict[Any, Any] = value
+
+    def text(self, key: bytes, *, limit: int = NAME_LIMIT) -> str:
+        return self.raw(key, limit=limit).decode("utf-8", "surrogateescape")
+
+    def raw(self, key: bytes, *, limit: int) -> bytes:
+        value = self._fields.get(key)
+        if value is None:
+            return b""
+        if not isinstance(value, bytes) or len(value) > limit:
+            raise PeerError(f"{key.decode()} is no byte string of up to {limit}")
+        return value
+
+    def number(self, key: bytes, *, limit: int = _SEQ_LIMIT) -> int:
+        value = self._fields.get(key)
+        if value is None:
+            return 0
+        if type(value) is not int or not 0 <= value <= limit:
+            raise PeerError(f"{key.decode()} is no number from 0 to {limit}")
+        return value
+
+    def flag(self, key: bytes) -> bool:
+        value = self._fields.get(key)
+        if value is not None and type(value) is not bool:
+            raise PeerError(f"{key.decode()} is neither true nor false")
+        return bool(value)
+
+    def address(self, host: bytes, port: bytes, *, default_port: int) -> HostPort:
+        number = self.number(port, limit=65_535) or default_port
+        return HostPort.of(_ip(self.raw(host, limit=16)), number)
+
+    def source(self) -> HostPort | None:
+        if not self._fields.get(b"SourceAddr") or not self._fields.get(b"SourcePort"):
+            return None
+        return self.address(b"SourceAddr", b"SourcePort", default_port=1)
+
+    def versions(self) -> bytes:
+        versions = self.raw(b"Vsn", limit=64)
+        if versions and len(versions) < 6:
+            raise PeerError("Vsn is shorter than 6 bytes")
+        return versions[:6]
+
+
+def _ip(packed: bytes) -> IPv4Address | IPv6Address:
+    if len(packed) not in (4, 16):
+        raise PeerError("an address has 4 or 16 bytes")
+    address = ip_address(packed)
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _read_ping(fields: _Fields, _: int) -> Ping:
+    return Ping(fields.number(b"SeqNo"), fields.text(b"Node"), fields.source(), fields.text(b"SourceNode"))
+
+
+def _read_indirect_ping(fields: _Fields, local_port: int) -> IndirectPing:
+    return IndirectPing(
+        seq_no=fields.number(b"SeqNo"),
+        node=fields.text(b"Node"),
+        target=fields.address(b"Target", b"Port", default_port=local_port),
+        nack=fields.flag(b"Nack"),
+        source=fields.source(),
+        source_node=fields.text(b"SourceNode"),
+    )
+
+
+def _read_ack(fields: _Fields, _: int) -> Ack:
+    return Ack(fields.number(b"SeqNo"), fields.raw(b"Payload", limit=ACK_PAYLOAD_LIMIT))
+
+
+def _read_nack(fields: _Fields, _: int) -> Nack:
+    return Nack(fields.number(b"SeqNo"))
+
+
+def _read_suspect(fields: _Fields, _: int) -> Suspect:
+    return Suspect(fields.number(b"Incarnation"), fields.text(b"Node"), fields.text(b"From"))
+
+
+def _read_dead(fields: _Fields, _: int) -> Dead:
+    return Dead(fields.number(b"Incarnation"), fields.text(b"Node"), fields.text(b"From"))
+
+
+def _read_alive(fields: _Fields, local_port: int) -> Alive:
+    return Alive(
+        incarnation=fields.number(b"Incarnation"),
+        node=fields.text(b"Node"),
+        address=fields.address(b"Addr", b"Port", default_port=local_port),
+        meta=fields.raw(b"Meta", limit=META_LIMIT),
+        versions=fields.versions(),
+    )
+
+
+_READERS: dict[int, Callable[[_Fields, int], PacketMessage]] = {
+    PING: _read_ping,
+    INDIRECT_PING: _read_indirect_ping,
+    ACK: _read_ack,
+    NACK: _read_nack,
+    SUSPECT: _read_suspect,
+    DEAD: _read_dead,
+    ALIVE: _read_alive,
+}
+_KIND_NAMES = {
+    PING: "ping",
+    INDIRECT_PING: "indirect_ping",
+    ACK: "ack",
+    NACK: "nack",
+    SUSPECT: "suspect",
+    DEAD: "dead",
+    ALIVE: "alive",
+}
+
+
+# --- reading streams
+
+
+class StreamDecoder:
+    """Reads the one message of a TCP stream, however its bytes are cut."""
+
+    def __init__(self, *, local_port: int) -> None:
+        self._local_port = local_port
+        self._buffer = bytearray()
+        self._is_done = False
+
+    def feed(self, data: bytes) -> StreamMessage | None:
+        """Return the message once it is whole, None before.
+
+        Raises:
+            PeerError: the stream is not one we read; nothing after it will be.
+        """
+        if self._is_done:
+            raise PeerError("bytes after the message")
+        if len(self._buffer) + len(data) > STREAM_LIMIT:
+            raise PeerError(f"a stream longer than {STREAM_LIMIT} bytes")
+        self._buffer += data
+        message = self._read()
+        self._is_done = message is not None
+        return message
+
+    def _read(self) -> StreamMessage | None:
+        if not self._buffer:
+            return None
+        kind = self._buffer[0]
+        if kind in _REFUSED_KINDS:
+            raise PeerError(f"the stream is {_REFUSED_KINDS[kind]}, which is not spoken here")
+        if kind not in (PUSH_PULL, PING, ACK, USER, ERROR):
+            raise PeerError(f"unknown stream type {kind}")
+        objects = _Objects(self._buffer)
+        head = objects.next()
+        if head is None:
+            return None
+        if kind == PUSH_PULL:
+            return self._read_push_pull(head, objects)
+        if kind == USER:
+            length = head.number(b"UserMsgLen", limit=USER_STATE_LIMIT)
+            payload = objects.rest(length)
+            return None if payload is None else User(payload)
+        if kind == ERROR:
+            return StreamError(head.text(b"Error", limit=ERROR_TEXT_LIMIT))
+        return _read_ping(head, self._local_port) if kind == PING else _read_ack(head, self._local_port)
+
+    def _read_push_pull(self, head: _Fields, objects: "_Objects") -> PushPull | None:
+        count = head.number(b"Nodes", limit=NODES_LIMIT)
+        state_length = head.number(b"UserStateLen", limit=USER_STATE_LIMIT)
+        nodes = []
+        for _ in range(count):
+            fields = objects.next()
+            if fields is None:
+                return None
+            nodes.append(
+                NodeRecord(
+                    name=fields.text(b"Name"),
+                    address=fields.address(b"Addr", b"Port", default_port=self._local_port),
+                    incarnation=fields.number(b"Incarnation"),
+                    state=State(fields.number(b"State", limit=3)),
+                    meta=fields.raw(b"Meta", limit=META_LIMIT),
+                    versions=fields.versions(),
+                )
+            )
+        user_state = objects.rest(state_length)
+        return None if user_state is None else PushPull(head.flag(b"Join"), tuple(nodes), user_state)
+
+
+class _Objects:
+    """The msgpack objects that follow a stream's type byte, one after the other."""
+
+    def __init__(self, buffer: bytearray) -> None:
+        self._buffer = buffer
+        self._unpacker = _unpacker(len(buffer))
+        self._unpacker.feed(memoryview(buffer)[1:])
+
+    def next(self) -> _Fields | None:
+        try:
+            return _Fields(self._unpacker.unpack())
+        except msgpack.OutOfData:
+            return None
+        except PeerError:
+            raise
+        except Exception as error:
+            raise PeerError("not msgpack") from error
+
+    def rest(self, length: int) -> bytes | None:
+        """Return exactly `length` raw bytes after the last object, or None while some are missing."""
+        start = 1 + self._unpacker.tell()
+        return bytes(self._buffer[start : start + length]) if len(self._buffer) >= start + length else None

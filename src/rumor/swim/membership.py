@@ -1,0 +1,186 @@
+"""The merge rules: what a claim about a member changes, if it is news.
+
+Owns the records of all members and nothing else: no packets, no timers, no clock. `node.py` carries out what a merge
+says: tell it on, tell the layer above, start or stop a suspicion.
+Facts: reference/gossip-wire.md, sections 7.1 to 7.5.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from rumor.model import Instant
+from rumor.names import HostPort
+from rumor.swim.messages import Alive, Dead, NodeRecord, State, Suspect
+from rumor.swim.suspicion import Suspicion
+
+
+@dataclass(frozen=True, slots=True)
+class MemberState:
+    """A member as this node knows it now. `name` is text from the wire, not yet parsed."""
+
+    name: str
+    address: HostPort
+    meta: bytes
+    state: State
+    incarnation: int
+    versions: bytes
+    changed_at: Instant
+    accuser: str = ""
+
+
+@dataclass(slots=True)
+class Record:
+    """A member's mutable record; owned by the one `MemberTable` that holds it."""
+
+    name: str
+    address: HostPort
+    meta: bytes
+    state: State
+    incarnation: int
+    versions: bytes
+    changed_at: Instant
+    accuser: str = ""
+    suspicion: Suspicion | None = None
+
+    def view(self) -> MemberState:
+        return MemberState(
+            self.name,
+            self.address,
+            self.meta,
+            self.state,
+            self.incarnation,
+            self.versions,
+            self.changed_at,
+            self.accuser,
+        )
+
+    def on_wire(self) -> NodeRecord:
+        return NodeRecord(self.name, self.address, self.incarnation, self.state, self.meta, self.versions)
+
+    def enter(self, state: State, now: Instant, *, accuser: str = "") -> None:
+        if state is not self.state:
+            self.changed_at = now
+        self.state = state
+        self.accuser = accuser
+
+
+class Merge(Enum):
+    """What a claim came to."""
+
+    IGNORED = auto()
+    """No news."""
+    JOINED = auto()
+    UPDATED = auto()
+    REFRESHED = auto()
+    """News for others, with nothing to tell the layer above."""
+    REFUTED = auto()
+    SUSPECTED = auto()
+    CONFIRMED = auto()
+    """A further accuser of a suspect."""
+    FAILED = auto()
+    LEFT = auto()
+    CONFLICT = auto()
+    """The name is taken by another address."""
+
+
+GONE = frozenset({State.DEAD, State.LEFT})
+_TOMBSTONES_LIMIT = 10_000
+
+
+class MemberTable:
+    """All members but the rules about ourselves, which `node.py` answers before it asks here."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, Record] = {}
+        self.tombstones: dict[str, MemberState] = {}
+        """Members that the protocol has forgotten but people may still ask about."""
+
+    def merge_alive(self, claim: Alive, now: Instant, *, may_replace_address: bool = False) -> Merge:
+        """Accept a claim that another member is alive, if it is news.
+
+        A claim at the same incarnation is not news: only the member itself may raise that number, and accepting it
+        would let old gossip cancel a suspicion.
+        """
+        record = self.records.get(claim.node)
+        if record is None:
+            self.tombstones.pop(claim.node, None)
+            self.records[claim.node] = Record(
+                claim.node, claim.address, claim.meta, State.ALIVE, claim.incarnation, claim.versions, now
+            )
+            return Merge.JOINED
+        replaces = record.address != claim.address
+        if replaces and record.state is not State.LEFT and not may_replace_address:
+            return Merge.CONFLICT
+        if claim.incarnation <= record.incarnation and not replaces:
+            return Merge.IGNORED
+        before, meta_before = record.state, record.meta
+        record.suspicion = None
+        record.address, record.meta, record.incarnation = claim.address, claim.meta, claim.incarnation
+        record.versions = claim.versions or record.versions
+        record.enter(State.ALIVE, now)
+        if before in GONE:
+            return Merge.JOINED
+        if before is State.SUSPECT:
+            return Merge.REFUTED
+        return Merge.UPDATED if meta_before != claim.meta or replaces else Merge.REFRESHED
+
+    def merge_suspect(self, claim: Suspect, now: Instant) -> Merge:
+        """Accept an accusation of another member; the caller starts the suspicion."""
+        record = self.records.get(claim.node)
+        if record is None or claim.incarnation < record.incarnation:
+            return Merge.IGNORED
+        if record.suspicion is not None:
+            return Merge.CONFIRMED if record.suspicion.confirm(claim.accuser) else Merge.IGNORED
+        if record.state is not State.ALIVE:
+            return Merge.IGNORED
+        record.incarnation = claim.incarnation
+        record.enter(State.SUSPECT, now, accuser=claim.accuser)
+        return Merge.SUSPECTED
+
+    def merge_dead(self, claim: Dead, now: Instant) -> Merge:
+        """Accept that a member is gone: left if it says so itself, dead if another does."""
+        record = self.records.get(claim.node)
+        if record is None or claim.incarnation < record.incarnation or record.state in GONE:
+            return Merge.IGNORED
+        record.suspicion = None
+        record.incarnation = claim.incarnation
+        has_left = claim.accuser == claim.node
+        record.enter(State.LEFT if has_left else State.DEAD, now, accuser="" if has_left else claim.accuser)
+        return Merge.LEFT if has_left else Merge.FAILED
+
+    def forget_gone(self, before: Instant) -> list[str]:
+        """Move members that have been gone since `before` out of the protocol's sight; return their names."""
+        names = [name for name, record in self.records.items() if record.state in GONE and record.changed_at < before]
+        for name in names:
+            if len(self.tombstones) >= _TOMBSTONES_LIMIT:
+                self.tombstones.pop(next(iter(self.tombstones)))
+            self.tombstones[name] = self.records.pop(name).view()
+        return names
+
+    def reap(self, before: Instant) -> list[str]:
+        """Erase members that have been gone since `before` from memory; return their names."""
+        names = [name for name, state in self.tombstones.items() if state.changed_at < before]
+        for name in names:
+            del self.tombstones[name]
+        return names
+
+    def views(self) -> tuple[MemberState, ...]:
+        return (*(record.view() for record in self.records.values()), *self.tombstones.values())
+
+
+def versions_agree(local: list[NodeRecord], remote: tuple[NodeRecord, ...]) -> bool:
+    """Say whether all sides of a push/pull can speak to one another.
+
+    Over all alive members, take the highest minimum and the lowest maximum of both protocols; then every member,
+    whatever its state, must speak a version within (reference/gossip-wire.md, section 6.6). Without it, one agent
+    of a far future could make all others drop what they know.
+    """
+    alive = [node for node in (*local, *remote) if node.state is State.ALIVE and len(node.versions) == 6]
+    for offset in (0, 3):
+        low = max((node.versions[offset] for node in alive), default=0)
+        high = min((node.versions[offset + 1] for node in alive), default=255)
+        for node in (*local, *remote):
+            current = node.versions[offset + 2] if len(node.versions) == 6 else 0
+            if not low <= current <= high:
+                return False
+    return True

@@ -1,0 +1,744 @@
+"""The facade of the SWIM core: packets, stream bytes and time in; packets, streams and events out.
+
+Sans-IO: no socket, no clock, no randomness of its own. The caller passes `now` and a `Random`, carries out what
+`take_outputs` returns, and calls `handle_timer` at `next_timer`. Same seed, same inputs, same outputs. Knows nothing
+of Serf or HAProxy: meta, user messages and the user state of a push/pull pass through as opaque bytes.
+Facts: reference/gossip-wire.md, sections 2, 6, 7 and 8.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import assert_never
+
+from rumor.errors import PeerError
+from rumor.model import Instant, Seconds
+from rumor.names import HostPort
+from rumor.swim import events
+from rumor.swim.awareness import Awareness
+from rumor.swim.broadcast import BroadcastQueue
+from rumor.swim.codec import (
+    StreamDecoder,
+    decode_packet,
+    encode,
+    encode_compound,
+    encode_push_pull,
+    encode_stream_error,
+)
+from rumor.swim.membership import GONE, MemberState, MemberTable, Merge, Record, versions_agree
+from rumor.swim.messages import (
+    VERSIONS,
+    Ack,
+    Alive,
+    Dead,
+    IndirectPing,
+    Nack,
+    NodeRecord,
+    PacketMessage,
+    Ping,
+    PushPull,
+    State,
+    StreamError,
+    StreamMessage,
+    Suspect,
+    User,
+)
+from rumor.swim.presets import Timings
+from rumor.swim.probe import ProbeOrder, ProbeRound, Relay, Verdict
+from rumor.swim.suspicion import Suspicion
+
+_RELAYS_LIMIT = 1024
+_STREAMS_LIMIT = 256
+_REAP_AFTER = Seconds(24 * 3600.0)
+_NOTHING_DUE = Instant(float("inf"))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """Who this node is. `address` is the one it tells others."""
+
+    name: str
+    address: HostPort
+    timings: Timings
+    meta: bytes = b""
+    versions: bytes = VERSIONS
+
+
+@dataclass(frozen=True, slots=True)
+class SendPacket:
+    destination: HostPort
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream:
+    """Connect, write `data`, hand what comes back to `receive_stream`, and close at the latest after `timeout`."""
+
+    stream_id: int
+    destination: HostPort
+    data: bytes
+    timeout: Seconds
+
+
+@dataclass(frozen=True, slots=True)
+class SendStream:
+    stream_id: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CloseStream:
+    stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    event: events.Event
+
+
+Output = SendPacket | OpenStream | SendStream | CloseStream | Notify
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Counters since the start, and the present state of the node's health."""
+
+    packets_in: int
+    packets_out: int
+    bytes_in: int
+    bytes_out: int
+    refused: dict[str, int]
+    health_score: int
+    queue_length: int
+    probes: int
+    probes_failed: int
+
+
+@dataclass(slots=True)
+class _Stream:
+    decoder: StreamDecoder
+    peer: HostPort | None
+    """Whom we asked; None where a peer opened the stream."""
+    is_join: bool = False
+    probe_seq_no: int | None = None
+
+
+@dataclass(slots=True)
+class _Reclaim:
+    """A claim to a name that another address holds; the old address is asked first."""
+
+    claim: Alive
+    seq_no: int
+    deadline: Instant
+
+
+@dataclass(slots=True)
+class _Counters:
+    packets_in: int = 0
+    packets_out: int = 0
+    bytes_in: int = 0
+    bytes_out: int = 0
+    probes: int = 0
+    probes_failed: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+
+
+class Node:
+    """One member of a gossip cluster."""
+
+    def __init__(self, settings: NodeSettings, *, random: Random, now: Instant) -> None:
+        self._settings = settings
+        self._timings = settings.timings
+        self._random = random
+        self._table = MemberTable()
+        self._me = Record(settings.name, settings.address, settings.meta, State.ALIVE, 1, settings.versions, now)
+        self._table.records[settings.name] = self._me
+        self._awareness = Awareness(self._timings.awareness_max)
+        self._queue = BroadcastQueue(self._timings.retransmit_mult)
+        self._probe_order = ProbeOrder()
+        self._probe: ProbeRound | None = None
+        self._relays: dict[int, Relay] = {}
+        self._reclaims: dict[str, _Reclaim] = {}
+        self._suspects: set[str] = set()
+        self._streams: dict[int, _Stream] = {}
+        self._seq_no = 0
+        self._last_stream_id = -1
+        self._outputs: list[Output] = []
+        self._counters = _Counters()
+        self._leave_deadline: Instant | None = None
+        self._is_leaving = False
+        stagger = random.random
+        self._next_probe = Instant(now + stagger() * self._timings.probe_interval)
+        self._next_push_pull = Instant(now + stagger() * self._timings.push_pull_interval)
+        self._next_gossip: Instant | None = None
+        self._due = _NOTHING_DUE
+        self._announce(now)
+        self._arm(now)
+
+    # --- commands
+
+    def join(self, addresses: Sequence[HostPort], now: Instant) -> None:
+        """Exchange the whole picture with each address; `Synced` or `SyncFailed` tells how each went."""
+        self._wake(now)
+        for address in addresses:
+            self._open_push_pull(address, is_join=True)
+        self._arm(now)
+
+    def sync(self, address: HostPort, now: Instant) -> None:
+        """Exchange the whole picture with one address that is a member already."""
+        self._wake(now)
+        self._open_push_pull(address, is_join=False)
+        self._arm(now)
+
+    def leave(self, now: Instant) -> None:
+        """Tell the others that this node leaves on purpose; `LeaveDone` follows. Probes are still answered."""
+        self._wake(now)
+        if not self._is_leaving:
+            self._is_leaving = True
+            claim = Dead(self._me.incarnation, self._settings.name, self._settings.name)
+            self._table.merge_dead(claim, now)
+            self._queue.queue(claim.node, encode(claim))
+            self._leave_deadline = Instant(now + self._timings.leave_timeout)
+            self._settle_leave(now)
+        self._arm(now)
+
+    def set_meta(self, meta: bytes, now: Instant) -> None:
+        """Change what this node says of itself, and spread it."""
+        self._wake(now)
+        if meta != self._me.meta:
+            self._me.meta = meta
+            self._me.incarnation += 1
+            self._announce(now)
+        self._arm(now)
+
+    def send_user(self, name: str, payload: bytes, now: Instant) -> bool:
+        """Send bytes for the layer above to one member by one packet; False if the member is unknown or gone."""
+        record = self._table.records.get(name)
+        if record is None or record.state in GONE:
+            return False
+        self._send(record.address, [encode(User(payload))])
+        self._arm(now)
+        return True
+
+    # --- views
+
+    def members(self) -> tuple[MemberState, ...]:
+        """Return every member this node knows, itself and those that are gone included."""
+        return self._table.views()
+
+    def statistics(self) -> Statistics:
+        counters = self._counters
+        return Statistics(
+            packets_in=counters.packets_in,
+            packets_out=counters.packets_out,
+            bytes_in=counters.bytes_in,
+            bytes_out=counters.bytes_out,
+            refused=dict(counters.refused),
+            health_score=self._awareness.score,
+            queue_length=len(self._queue),
+            probes=counters.probes,
+            probes_failed=counters.probes_failed,
+        )
+
+    def take_outputs(self) -> list[Output]:
+        """Return what is to be done, in order; each output is returned once."""
+        outputs, self._outputs = self._outputs, []
+        return outputs
+
+    def next_timer(self) -> Instant | None:
+        """Return when `handle_timer` is due, None for never."""
+        return None if self._due == _NOTHING_DUE else self._due
+
+    # --- inputs
+
+    def receive_packet(self, data: bytes, source: HostPort, now: Instant) -> None:
+        """Take one UDP payload; what does not parse is counted, never raised."""
+        self._wake(now)
+        self._counters.packets_in += 1
+        self._counters.bytes_in += len(data)
+        packet = decode_packet(data, local_port=self._settings.address.port)
+        for reason in packet.refused:
+            self._refuse(reason)
+        for message in packet.messages:
+            self._take(message, source, now)
+        self._arm(now)
+
+    def open_stream(self, stream_id: int, now: Instant) -> None:
+        """A peer has connected."""
+        self._wake(now)
+        if len(self._streams) >= _STREAMS_LIMIT:
+            self._refuse("too_many_streams")
+            self._outputs.append(CloseStream(stream_id))
+        else:
+            self._streams[stream_id] = _Stream(self._decoder(), peer=None)
+        self._arm(now)
+
+    def receive_stream(self, stream_id: int, data: bytes, now: Instant) -> None:
+        """Take the next bytes of a stream, however they are cut."""
+        self._wake(now)
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            return
+        self._counters.bytes_in += len(data)
+        try:
+            message = stream.decoder.feed(data)
+        except PeerError as error:
+            self._refuse("bad_stream")
+            if stream.peer is None:
+                self._reply_stream(stream_id, encode_stream_error(str(error)))
+            self._end_stream(stream_id, str(error))
+        else:
+            if message is not None:
+                self._take_stream(stream_id, stream, message, now)
+        self._arm(now)
+
+    def close_stream(self, stream_id: int, now: Instant, *, error: str = "") -> None:
+        """A stream is over: the peer closed it, the connection failed or its time was up."""
+        self._wake(now)
+        stream = self._streams.pop(stream_id, None)
+        if stream is not None:
+            self._fail_stream(stream, error or "closed without an answer")
+        self._arm(now)
+
+    def handle_timer(self, now: Instant) -> None:
+        """Do all that is due by now."""
+        self._wake(now)
+        self._expire_suspicions(now)
+        self._expire_relays(now)
+        self._expire_reclaims(now)
+        self._advance_probe(now)
+        if now >= self._next_probe:
+            self._start_probe(now)
+        if self._next_gossip is not None and now >= self._next_gossip:
+            self._gossip(now)
+        if now >= self._next_push_pull:
+            self._start_push_pull(now)
+        self._settle_leave(now)
+        self._arm(now)
+
+    # --- time
+
+    def _wake(self, now: Instant) -> None:
+        """Notice that this node stood still: then nobody else is to blame for what it missed."""
+        gap = now - self._due
+        if gap <= max(2.0, 2 * self._timings.probe_interval):
+            return
+        self._probe = None
+        self._relays.clear()
+        for name in self._suspects:
+            suspicion = self._table.records[name].suspicion
+            if suspicion is not None:
+                suspicion.started = Instant(suspicion.started + gap)
+        for reclaim in self._reclaims.values():
+            reclaim.deadline = Instant(reclaim.deadline + gap)
+        self._next_probe = Instant(now + self._timings.probe_interval)
+        self._due = now
+        self._notify(events.Resumed(Seconds(gap)))
+        # Others may have declared this node dead. Those it knew as alive will say so at once.
+        for record in self._pick(2, lambda record: record.state not in GONE):
+            self._open_push_pull(record.address, is_join=False)
+
+    def _arm(self, now: Instant) -> None:
+        if self._next_gossip is None and len(self._queue) and any(self._gossip_targets(now)):
+            self._next_gossip = Instant(now + self._timings.gossip_interval)
+        due = min(self._next_probe, self._next_push_pull)
+        if self._probe is not None:
+            due = min(due, self._probe.next_at)
+        if self._next_gossip is not None:
+            due = min(due, self._next_gossip)
+        if self._leave_deadline is not None:
+            due = min(due, self._leave_deadline)
+        for name in self._suspects:
+            suspicion = self._table.records[name].suspicion
+            if suspicion is not None:
+                due = min(due, suspicion.deadline)
+        for relay in self._relays.values():
+            due = min(due, relay.deadline)
+        for reclaim in self._reclaims.values():
+            due = min(due, reclaim.deadline)
+        self._due = due
+
+    # --- failure detection
+
+    def _start_probe(self, now: Instant) -> None:
+        period = self._awareness.stretch(self._timings.probe_interval)
+        self._next_probe = Instant(now + period)
+        if self._probe is not None:
+            return
+        target = self._next_target(now)
+        if target is None:
+            return
+        self._counters.probes += 1
+        ping = self._ping(target.name)
+        self._probe = ProbeRound(
+            target.name, ping.seq_no, Instant(now + self._timings.probe_timeout), Instant(now + period)
+        )
+        if target.state is State.SUSPECT:
+            # A suspect must hear of the accusation in time to refute it.
+            accusation = Suspect(target.incarnation, target.name, self._settings.name)
+            self._send(target.address, [encode(ping), encode(accusation)], piggyback=False)
+        else:
+            self._send(target.address, [encode(ping)])
+
+    def _next_target(self, now: Instant) -> Record | None:
+        for _ in range(2):
+            while (name := self._probe_order.take()) is not None:
+                record = self._table.records.get(name)
+                if record is not None and record is not self._me and record.state not in GONE:
+                    return record
+            self._table.forget_gone(Instant(now - self._timings.gossip_to_the_dead))
+            self._table.records.setdefault(self._settings.name, self._me)
+            self._table.reap(Instant(now - _REAP_AFTER))
+            names = [name for name in self._table.records if name != self._settings.name]
+            self._random.shuffle(names)
+            self._probe_order.restart(names)
+        return None
+
+    def _advance_probe(self, now: Instant) -> None:
+        probe = self._probe
+        if probe is None or now < probe.next_at:
+            return
+        if not probe.is_widened and now < probe.deadline:
+            self._widen_probe(probe, now)
+            return
+        self._probe = None
+        self._awareness.apply(probe.awareness_delta())
+        match probe.verdict():
+            case Verdict.ANSWERED:
+                pass
+            case Verdict.ANSWERED_OVER_TCP_ONLY:
+                self._refuse("udp_lost_tcp_answered")
+            case Verdict.SILENT:
+                self._counters.probes_failed += 1
+                record = self._table.records.get(probe.target)
+                if record is not None:
+                    self._merge_suspect(Suspect(record.incarnation, record.name, self._settings.name), now)
+
+    def _widen_probe(self, probe: ProbeRound, now: Instant) -> None:
+        probe.is_widened = True
+        target = self._table.records.get(probe.target)
+        if target is None:
+            return
+        helpers = self._pick(
+            self._timings.indirect_checks,
+            lambda record: record.state is State.ALIVE and record is not target,
+        )
+        for helper in helpers:
+            nack = len(helper.versions) == 6 and helper.versions[1] >= 4
+            probe.nacks_expected += nack
+            request = IndirectPing(
+                probe.seq_no, target.name, target.address, nack, self._settings.address, self._settings.name
+            )
+            self._send(helper.address, [encode(request)])
+        if len(target.versions) != 6 or target.versions[1] >= 3:
+            ping = Ping(probe.seq_no, target.name, self._settings.address, self._settings.name)
+            stream_id = self._open_stream(target.address, encode(ping), Seconds(probe.deadline - now))
+            self._streams[stream_id].probe_seq_no = probe.seq_no
+
+    def _expire_suspicions(self, now: Instant) -> None:
+        for name in sorted(self._suspects):
+            record = self._table.records.get(name)
+            if record is None or record.suspicion is None:
+                self._suspects.discard(name)
+            elif now >= record.suspicion.deadline:
+                self._merge_dead(Dead(record.incarnation, name, self._settings.name), now)
+
+    def _expire_relays(self, now: Instant) -> None:
+        for seq_no in [seq_no for seq_no, relay in self._relays.items() if now >= relay.deadline]:
+            relay = self._relays.pop(seq_no)
+            if relay.wants_nack:
+                self._send(relay.requester, [encode(Nack(relay.seq_no))])
+
+    def _expire_reclaims(self, now: Instant) -> None:
+        for name in [name for name, reclaim in self._reclaims.items() if now >= reclaim.deadline]:
+            claim = self._reclaims.pop(name).claim
+            self._apply_alive(claim, self._table.merge_alive(claim, now, may_replace_address=True), now)
+
+    # --- spreading news
+
+    def _gossip(self, now: Instant) -> None:
+        self._next_gossip = None
+        targets = list(self._gossip_targets(now))
+        for record in self._random.sample(targets, min(self._timings.gossip_nodes, len(targets))):
+            parts = self._queue.take(self._timings.packet_budget - 2, 2, len(self._table.records))
+            if not parts:
+                break
+            self._send(record.address, parts, piggyback=False)
+
+    def _gossip_targets(self, now: Instant) -> Iterable[Record]:
+        """Members worth telling: the living, and the recently dead, so that they can refute."""
+        for record in self._table.records.values():
+            if record is self._me or record.state is State.LEFT:
+                continue
+            if record.state is not State.DEAD or now - record.changed_at <= self._timings.gossip_to_the_dead:
+                yield record
+
+    def _start_push_pull(self, now: Instant) -> None:
+        members = len(self._table.records)
+        # Large clusters exchange whole pictures less often (reference, section 6.7).
+        scale = 1 if members <= 32 else (members - 1).bit_length() - 4
+        self._next_push_pull = Instant(now + self._timings.push_pull_interval * scale)
+        for record in self._pick(1, lambda record: record.state is State.ALIVE):
+            self._open_push_pull(record.address, is_join=False)
+
+    def _settle_leave(self, now: Instant) -> None:
+        if self._leave_deadline is None:
+            return
+        nobody = not any(True for _ in self._gossip_targets(now))
+        if nobody or not self._queue.holds(self._settings.name) or now >= self._leave_deadline:
+            self._leave_deadline = None
+            self._notify(events.LeaveDone())
+
+    def _announce(self, now: Instant) -> None:
+        me = self._me
+        self._queue.queue(me.name, encode(Alive(me.incarnation, me.name, me.address, me.meta, me.versions)))
+
+    def _refute(self, accused: int, now: Instant) -> None:
+        """Answer an accusation: only a higher incarnation than the accused one outweighs it."""
+        self._me.incarnation = max(self._me.incarnation, accused) + 1
+        self._awareness.apply(1)
+        self._announce(now)
+
+    # --- messages
+
+    def _take(self, message: PacketMessage, source: HostPort, now: Instant) -> None:
+        match message:
+            case Ping():
+                if message.node and message.node != self._settings.name:
+                    self._refuse("ping_for_another")
+                else:
+                    self._send(message.source or source, [encode(Ack(message.seq_no))])
+            case IndirectPing():
+                self._relay(message, source, now)
+            case Ack(seq_no):
+                self._take_ack(seq_no)
+            case Nack(seq_no):
+                if self._probe is not None and self._probe.seq_no == seq_no:
+                    self._probe.nacks = min(self._probe.nacks + 1, self._probe.nacks_expected)
+            case Alive():
+                self._merge_alive(message, now)
+            case Suspect():
+                self._merge_suspect(message, now)
+            case Dead():
+                self._merge_dead(message, now)
+            case User(payload):
+                self._notify(events.UserMessage(source, payload))
+            case _:
+                assert_never(message)
+
+    def _relay(self, request: IndirectPing, source: HostPort, now: Instant) -> None:
+        if len(self._relays) >= _RELAYS_LIMIT:
+            self._refuse("too_many_relays")
+            return
+        ping = self._ping(request.node)
+        deadline = Instant(now + self._timings.probe_timeout)
+        self._relays[ping.seq_no] = Relay(request.source or source, request.seq_no, request.nack, deadline)
+        self._send(request.target, [encode(ping)])
+
+    def _take_ack(self, seq_no: int) -> None:
+        probe = self._probe
+        if probe is not None and probe.seq_no == seq_no:
+            probe.is_acked = True
+            self._awareness.apply(probe.awareness_delta())
+            self._probe = None
+            return
+        relay = self._relays.pop(seq_no, None)
+        if relay is not None:
+            self._send(relay.requester, [encode(Ack(relay.seq_no))])
+            return
+        for name, reclaim in self._reclaims.items():
+            if reclaim.seq_no == seq_no:
+                del self._reclaims[name]
+                ours = self._table.records[name].address
+                self._notify(events.NameConflict(name, ours, reclaim.claim.address))
+                return
+
+    def _merge_alive(self, claim: Alive, now: Instant) -> None:
+        if claim.node == self._settings.name:
+            self._answer_about_me(claim, now)
+            return
+        outcome = self._table.merge_alive(claim, now)
+        if outcome is Merge.CONFLICT:
+            self._doubt_address(claim, now)
+        else:
+            self._apply_alive(claim, outcome, now)
+
+    def _answer_about_me(self, claim: Alive, now: Instant) -> None:
+        if self._is_leaving:
+            return
+        me = self._me
+        if claim.address != me.address:
+            self._notify(events.NameConflict(me.name, me.address, claim.address))
+        elif claim.incarnation > me.incarnation or (
+            claim.incarnation == me.incarnation and (claim.meta, claim.versions) != (me.meta, me.versions)
+        ):
+            # Somebody remembers an earlier life of this node.
+            self._refute(claim.incarnation, now)
+
+    def _doubt_address(self, claim: Alive, now: Instant) -> None:
+        """A known name speaks from a new address: believe it only if the old address stays silent.
+
+        A container that comes back has a new address; a second node with a name that is taken has one, too.
+        """
+        if claim.node in self._reclaims or len(self._reclaims) >= _RELAYS_LIMIT:
+            return
+        record = self._table.records[claim.node]
+        ping = self._ping(record.name)
+        deadline = Instant(now + self._timings.probe_interval)
+        self._reclaims[claim.node] = _Reclaim(claim, ping.seq_no, deadline)
+        self._send(record.address, [encode(ping)])
+
+    def _apply_alive(self, claim: Alive, outcome: Merge, now: Instant) -> None:
+        if outcome in (Merge.IGNORED, Merge.CONFLICT):
+            return
+        self._suspects.discard(claim.node)
+        self._queue.queue(claim.node, encode(claim))
+        match outcome:
+            case Merge.JOINED:
+                self._probe_order.insert(claim.node, self._random.randint(0, len(self._probe_order)))
+                self._notify(events.MemberJoined(claim.node))
+            case Merge.UPDATED:
+                self._notify(events.MemberUpdated(claim.node))
+            case Merge.REFUTED:
+                self._notify(events.MemberRefuted(claim.node))
+            case _:
+                pass
+
+    def _merge_suspect(self, claim: Suspect, now: Instant) -> None:
+        if claim.node == self._settings.name:
+            if claim.incarnation >= self._me.incarnation and not self._is_leaving:
+                self._refute(claim.incarnation, now)
+            return
+        outcome = self._table.merge_suspect(claim, now)
+        if outcome is Merge.IGNORED:
+            return
+        self._queue.queue(claim.node, encode(claim))
+        if outcome is Merge.SUSPECTED:
+            members = len(self._table.records)
+            record = self._table.records[claim.node]
+            record.suspicion = Suspicion.start(claim.accuser, claim.incarnation, members, self._timings, now)
+            self._suspects.add(claim.node)
+            self._notify(events.MemberSuspected(claim.node, claim.accuser))
+
+    def _merge_dead(self, claim: Dead, now: Instant) -> None:
+        if claim.node == self._settings.name:
+            if claim.incarnation >= self._me.incarnation and not self._is_leaving:
+                self._refute(claim.incarnation, now)
+            return
+        outcome = self._table.merge_dead(claim, now)
+        if outcome is Merge.IGNORED:
+            return
+        self._suspects.discard(claim.node)
+        self._queue.queue(claim.node, encode(claim))
+        if outcome is Merge.LEFT:
+            self._notify(events.MemberLeft(claim.node))
+        else:
+            self._notify(events.MemberFailed(claim.node, claim.accuser))
+
+    # --- streams
+
+    def _take_stream(self, stream_id: int, stream: _Stream, message: StreamMessage, now: Instant) -> None:
+        match message:
+            case PushPull():
+                ours = self._picture()
+                if stream.peer is None:
+                    self._reply_stream(stream_id, encode_push_pull(PushPull(message.is_join, tuple(ours))))
+                refusal = "" if versions_agree(ours, message.nodes) else "their protocol versions do not fit ours"
+                if refusal:
+                    self._refuse("versions")
+                else:
+                    self._merge_picture(message.nodes, now)
+                if stream.peer is not None and not refusal:
+                    self._notify(events.Synced(stream.peer))
+                    stream.peer = None
+                self._end_stream(stream_id, refusal)
+            case Ping(seq_no, node):
+                if stream.peer is None and node in ("", self._settings.name):
+                    self._reply_stream(stream_id, encode(Ack(seq_no)))
+                self._end_stream(stream_id)
+            case Ack(seq_no):
+                if self._probe is not None and stream.probe_seq_no == seq_no == self._probe.seq_no:
+                    self._probe.is_acked_over_tcp = True
+                self._end_stream(stream_id)
+            case User(payload):
+                self._notify(events.UserMessage(stream.peer, payload))
+                self._end_stream(stream_id)
+            case StreamError(text):
+                self._end_stream(stream_id, f"remote error: {text!a}")
+            case _:
+                assert_never(message)
+
+    def _merge_picture(self, nodes: tuple[NodeRecord, ...], now: Instant) -> None:
+        for node in nodes:
+            match node.state:
+                case State.ALIVE:
+                    self._merge_alive(Alive(node.incarnation, node.name, node.address, node.meta, node.versions), now)
+                case State.LEFT:
+                    self._merge_dead(Dead(node.incarnation, node.name, node.name), now)
+                case State.SUSPECT | State.DEAD:
+                    # Hearsay of a death is a suspicion, so that the member gets its chance to refute.
+                    self._merge_suspect(Suspect(node.incarnation, node.name, self._settings.name), now)
+
+    def _picture(self) -> list[NodeRecord]:
+        return [record.on_wire() for record in self._table.records.values()]
+
+    def _open_push_pull(self, address: HostPort, *, is_join: bool) -> None:
+        if address == self._settings.address:
+            self._notify(events.SyncFailed(address, "this is the node's own address"))
+            return
+        data = encode_push_pull(PushPull(is_join, tuple(self._picture())))
+        stream_id = self._open_stream(address, data, self._timings.tcp_timeout)
+        self._streams[stream_id].is_join = is_join
+
+    def _open_stream(self, address: HostPort, data: bytes, timeout: Seconds) -> int:
+        self._last_stream_id += 2
+        self._streams[self._last_stream_id] = _Stream(self._decoder(), peer=address)
+        self._counters.bytes_out += len(data)
+        self._outputs.append(OpenStream(self._last_stream_id, address, data, timeout))
+        return self._last_stream_id
+
+    def _reply_stream(self, stream_id: int, data: bytes) -> None:
+        self._counters.bytes_out += len(data)
+        self._outputs.append(SendStream(stream_id, data))
+
+    def _end_stream(self, stream_id: int, error: str = "") -> None:
+        stream = self._streams.pop(stream_id)
+        self._outputs.append(CloseStream(stream_id))
+        if error:
+            self._fail_stream(stream, error)
+
+    def _fail_stream(self, stream: _Stream, error: str) -> None:
+        if stream.peer is not None and stream.probe_seq_no is None:
+            self._notify(events.SyncFailed(stream.peer, error))
+
+    # --- small change
+
+    def _decoder(self) -> StreamDecoder:
+        return StreamDecoder(local_port=self._settings.address.port)
+
+    def _ping(self, name: str) -> Ping:
+        self._seq_no = self._seq_no % (2**32 - 1) + 1
+        return Ping(self._seq_no, name, self._settings.address, self._settings.name)
+
+    def _pick(self, count: int, accept: Callable[[Record], bool]) -> list[Record]:
+        """Return up to `count` other members at random among those accepted."""
+        records = [record for record in self._table.records.values() if record is not self._me and accept(record)]
+        return self._random.sample(records, min(count, len(records)))
+
+    def _send(self, destination: HostPort, parts: list[bytes], *, piggyback: bool = True) -> None:
+        """Send one packet, with as much news as still fits where `piggyback` says so."""
+        if piggyback and len(self._queue):
+            room = self._timings.packet_budget - 2 - sum(len(part) + 2 for part in parts)
+            parts = [*parts, *self._queue.take(room, 2, len(self._table.records))]
+        data = encode_compound(parts)
+        self._counters.packets_out += 1
+        self._counters.bytes_out += len(data)
+        self._outputs.append(SendPacket(destination, data))
+
+    def _notify(self, event: events.Event) -> None:
+        self._outputs.append(Notify(event))
+
+    def _refuse(self, reason: str) -> None:
+        kind, _, _ = reason.partition(":")
+        self._counters.refused[kind] += 1
