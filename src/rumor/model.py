@@ -60,6 +60,8 @@ class Member:
     status_by: str = ""
     """Who raised the present status: the accuser of a suspect; empty where nobody but the member itself did."""
     status_since: WallTime = WallTime(0.0)
+    vsn: bytes = b""
+    """The six version bytes its node says: memberlist's min, max and current, then Serf's; empty where unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,43 @@ class Revision:
     text: str
     table: Table
     cause: Cause = field(compare=False)
+
+
+class Outcome(Enum):
+    """What became of a revision."""
+
+    PENDING = "pending"
+    APPLIED = "applied"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRevision:
+    """A revision as the journal keeps it: text, cause and outcome, without the table."""
+
+    id: str
+    text: str
+    cause: Cause
+    outcome: Outcome
+    words: str = ""
+    """What the check or HAProxy said of it."""
+    how: str = ""
+    """`runtime` or `reload`; empty as long as it was not applied."""
+    settled_at: WallTime | None = None
+    """When the outcome was known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """Something that happened, kept for later: a state change, an apply, a refusal, with its cause."""
+
+    at: WallTime
+    kind: str
+    subject: str
+    """Whom it is about: a member, a server, a service; empty for the node itself."""
+    text: str
+    cause: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ IPAddress = IPv4Address | IPv6Address
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
+_WEIGHT = re.compile(r"[0-9]{1,3}", re.ASCII)
 # HAProxy's own rows in `show stat`; a server of that name could not be told from them.
 _RESERVED = frozenset({"FRONTEND", "BACKEND"})
 
@@ -60,6 +61,17 @@ def parse_port(text: str) -> int:
     """
     if not _PORT.fullmatch(text) or not 1 <= int(text) <= 65535:
         raise PeerError(f"port {text[:20]!a} is refused: a port is a number from 1 to 65535")
+    return int(text)
+
+
+def parse_weight(text: str) -> int:
+    """Return the weight, 0 to 256, HAProxy's range.
+
+    Raises:
+        PeerError: not a number, or out of range.
+    """
+    if not _WEIGHT.fullmatch(text) or int(text) > 256:
+        raise PeerError(f"weight {text[:40]!a} is refused: a weight is a number from 0 to 256")
     return int(text)
 
 

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 
 from rumor.errors import PeerError
 from rumor.model import AppState, Offer
-from rumor.names import ServiceName, parse_port, parse_service_name
+from rumor.names import ServiceName, parse_port, parse_service_name, parse_weight
 
 TAG_PREFIX = "service:"
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}", re.ASCII)
-_WEIGHT = re.compile(r"[0-9]{1,3}", re.ASCII)
 _WORDS_LIMIT = 16
 
 
@@ -35,7 +34,7 @@ def parse_offer(key: str, value: str) -> Offer:
         service=service,
         port=parse_port(port),
         state=_parse_state(fields.get("state", "ready")),
-        weight=_parse_weight(fields.get("weight", "100")),
+        weight=parse_weight(fields.get("weight", "100")),
         version=_parse_version(fields.get("version", "")),
     )
 
@@ -71,12 +70,6 @@ def _parse_state(text: str) -> AppState:
         return AppState(text)
     except ValueError as error:
         raise PeerError(f"state {text[:40]!a} is refused: say starting, ready, draining or down") from error
-
-
-def _parse_weight(text: str) -> int:
-    if not _WEIGHT.fullmatch(text) or int(text) > 256:
-        raise PeerError(f"weight {text[:40]!a} is refused: a weight is a number from 0 to 256")
-    return int(text)
 
 
 def _parse_version(text: str) -> str:

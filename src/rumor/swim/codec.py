@@ -51,6 +51,8 @@ ACK_PAYLOAD_LIMIT = 4096
 NODES_LIMIT = 65_536
 USER_STATE_LIMIT = 20 * 1024 * 1024
 STREAM_LIMIT = 32 * 1024 * 1024
+STREAM_OBJECT_LIMIT = 16 * 1024
+"""One struct of a stream; a member's longest is under 3 KiB."""
 ERROR_TEXT_LIMIT = 4096
 _SEQ_LIMIT = 2**32 - 1
 
@@ -373,11 +375,14 @@ _KIND_NAMES = {
 
 
 class StreamDecoder:
-    """Reads the one message of a TCP stream, however its bytes are cut."""
+    """Reads the one message of a TCP stream, however its bytes are cut; each byte is looked at once."""
 
     def __init__(self, *, local_port: int) -> None:
         self._local_port = local_port
-        self._buffer = bytearray()
+        self._kind: int | None = None
+        self._objects = _Objects()
+        self._head: _Fields | None = None
+        self._nodes: list[NodeRecord] = []
         self._is_done = False
 
     def feed(self, data: bytes) -> StreamMessage | None:
@@ -388,44 +393,37 @@ class StreamDecoder:
         """
         if self._is_done:
             raise PeerError("bytes after the message")
-        if len(self._buffer) + len(data) > STREAM_LIMIT:
-            raise PeerError(f"a stream longer than {STREAM_LIMIT} bytes")
-        self._buffer += data
-        message = self._read()
+        if not data:
+            return None
+        if self._kind is None:
+            self._kind = _stream_kind(data[0])
+            data = data[1:]
+        self._objects.feed(data)
+        message = self._read(self._kind)
         self._is_done = message is not None
         return message
 
-    def _read(self) -> StreamMessage | None:
-        if not self._buffer:
-            return None
-        kind = self._buffer[0]
-        if kind in _REFUSED_KINDS:
-            raise PeerError(f"the stream is {_REFUSED_KINDS[kind]}, which is not spoken here")
-        if kind not in (PUSH_PULL, PING, ACK, USER, ERROR):
-            raise PeerError(f"unknown stream type {kind}")
-        objects = _Objects(self._buffer)
-        head = objects.next()
+    def _read(self, kind: int) -> StreamMessage | None:
+        head = self._head = self._head or self._objects.next()
         if head is None:
             return None
         if kind == PUSH_PULL:
-            return self._read_push_pull(head, objects)
+            return self._read_push_pull(head)
         if kind == USER:
-            length = head.number(b"UserMsgLen", limit=USER_STATE_LIMIT)
-            payload = objects.rest(length)
+            payload = self._objects.rest(head.number(b"UserMsgLen", limit=USER_STATE_LIMIT))
             return None if payload is None else User(payload)
         if kind == ERROR:
             return StreamError(head.text(b"Error", limit=ERROR_TEXT_LIMIT))
         return _read_ping(head, self._local_port) if kind == PING else _read_ack(head, self._local_port)
 
-    def _read_push_pull(self, head: _Fields, objects: "_Objects") -> PushPull | None:
+    def _read_push_pull(self, head: _Fields) -> PushPull | None:
         count = head.number(b"Nodes", limit=NODES_LIMIT)
         state_length = head.number(b"UserStateLen", limit=USER_STATE_LIMIT)
-        nodes = []
-        for _ in range(count):
-            fields = objects.next()
+        while len(self._nodes) < count:
+            fields = self._objects.next()
             if fields is None:
                 return None
-            nodes.append(
+            self._nodes.append(
                 NodeRecord(
                     name=fields.text(b"Name"),
                     address=fields.address(b"Addr", b"Port", default_port=self._local_port),
@@ -435,29 +433,62 @@ class StreamDecoder:
                     versions=fields.versions(),
                 )
             )
-        user_state = objects.rest(state_length)
-        return None if user_state is None else PushPull(head.flag(b"Join"), tuple(nodes), user_state)
+        user_state = self._objects.rest(state_length)
+        return None if user_state is None else PushPull(head.flag(b"Join"), tuple(self._nodes), user_state)
+
+
+def _stream_kind(kind: int) -> int:
+    if kind in _REFUSED_KINDS:
+        raise PeerError(f"the stream is {_REFUSED_KINDS[kind]}, which is not spoken here")
+    if kind not in (PUSH_PULL, PING, ACK, USER, ERROR):
+        raise PeerError(f"unknown stream type {kind}")
+    return kind
 
 
 class _Objects:
     """The msgpack objects that follow a stream's type byte, one after the other."""
 
-    def __init__(self, buffer: bytearray) -> None:
-        self._buffer = buffer
-        self._unpacker = _unpacker(len(buffer))
-        self._unpacker.feed(memoryview(buffer)[1:])
+    def __init__(self) -> None:
+        self._unpacker = msgpack.Unpacker(
+            raw=True,
+            strict_map_key=False,
+            read_size=4096,
+            max_buffer_size=STREAM_LIMIT,
+            max_str_len=STREAM_OBJECT_LIMIT,
+            max_bin_len=STREAM_OBJECT_LIMIT,
+            max_ext_len=0,
+            max_array_len=1024,
+            max_map_len=1024,
+        )
+        self._fed = 0
+        self._used = 0
+
+    def feed(self, data: bytes) -> None:
+        self._fed += len(data)
+        # The type byte counts too.
+        if self._fed + 1 > STREAM_LIMIT:
+            raise PeerError(f"a stream longer than {STREAM_LIMIT} bytes")
+        self._unpacker.feed(data)
 
     def next(self) -> _Fields | None:
+        """Return the next object, or None while it is not whole."""
         try:
-            return _Fields(self._unpacker.unpack())
+            fields = _Fields(self._unpacker.unpack())
         except msgpack.OutOfData:
+            if self._fed - self._used > STREAM_OBJECT_LIMIT:
+                raise PeerError(f"an object longer than {STREAM_OBJECT_LIMIT} bytes") from None
             return None
         except PeerError:
             raise
         except Exception as error:
             raise PeerError("not msgpack") from error
+        # Only after a whole object does the unpacker say where it stands.
+        self._used = self._unpacker.tell()
+        return fields
 
     def rest(self, length: int) -> bytes | None:
         """Return exactly `length` raw bytes after the last object, or None while some are missing."""
-        start = 1 + self._unpacker.tell()
-        return bytes(self._buffer[start : start + length]) if len(self._buffer) >= start + length else None
+        if self._fed - self._used < length:
+            return None
+        rest: bytes = self._unpacker.read_bytes(length)
+        return rest

