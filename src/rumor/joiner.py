@@ -29,9 +29,10 @@ RETRY_INTERVAL = Seconds(1.0)
 RECONNECT_INTERVAL = Seconds(30.0)
 _RESOLVE_TIMEOUT = 1.0
 _ENDPOINT_ADDRESSES_LIMIT = 64
-_PREVIOUS_PER_ROUND = 8
+_KNOWN_PER_ROUND = 8
 _TRIES_AT_ONCE = 3
 """How many tries of one address may be under way: a silent one takes its whole TCP timeout, up to 30 s."""
+_WARNINGS_LIMIT = 1024
 _FIRST_WARNING_PAUSE = Seconds(5.0)
 _LONGEST_WARNING_PAUSE = Seconds(300.0)
 
@@ -71,17 +72,17 @@ def failed_addresses(members: Sequence[MemberState], own: HostPort) -> list[Host
 
 def pick_to_join(
     configured: Sequence[HostPort],
-    previous: Sequence[HostPort],
+    known: Sequence[HostPort],
     under_way: Counter[HostPort],
     own: HostPort,
     random: Random,
 ) -> list[HostPort]:
-    """Return whom to try in this round: all configured addresses, and a few at random of those remembered.
+    """Return whom to try in this round: all configured addresses, and a few at random of those known from before.
 
     Never oneself, since joining oneself is not a join, and nobody who has not answered to several tries yet.
     """
-    remembered = [address for address in previous if address not in configured]
-    some = random.sample(remembered, min(_PREVIOUS_PER_ROUND, len(remembered)))
+    others = sorted(set(known) - set(configured) - {own})
+    some = random.sample(others, min(_KNOWN_PER_ROUND, len(others)))
     wanted = dict.fromkeys((*configured, *some))
     return [address for address in wanted if address != own and under_way[address] < _TRIES_AT_ONCE]
 
@@ -119,7 +120,7 @@ class Joiner:
         self._retry_interval = retry_interval
         self._reconnect_interval = reconnect_interval
         self._random = SystemRandom()
-        self._lookups: dict[Endpoint, asyncio.Future[list[HostPort]]] = {}
+        self._lookups: dict[Endpoint, asyncio.Future[list[HostPort] | OSError]] = {}
         self._under_way: Counter[HostPort] = Counter()
         self._warnings: dict[str, Warnings] = {}
 
@@ -130,8 +131,10 @@ class Joiner:
             if not others_alive(self._gossip.members(), self._own_name):
                 configured = await self._resolve_all()
                 # While names were looked up, somebody may have joined this node.
-                if not others_alive(self._gossip.members(), self._own_name):
-                    self._join(pick_to_join(configured, self._previous, self._under_way, self._own, self._random))
+                members = self._gossip.members()
+                if not others_alive(members, self._own_name):
+                    known = (*self._previous, *failed_addresses(members, self._own))
+                    self._join(pick_to_join(configured, known, self._under_way, self._own, self._random))
             elif time.monotonic() >= next_reconnect:
                 next_reconnect = time.monotonic() + self._reconnect_interval
                 await self._reconnect()
@@ -191,13 +194,15 @@ class Joiner:
             self._warn(str(endpoint), f"its name was not resolved within {_RESOLVE_TIMEOUT:g} s")
             return []
         del self._lookups[endpoint]
-        try:
-            return lookup.result()
-        except OSError as error:
-            self._warn(str(endpoint), f"its name does not resolve: {error.strerror}")
+        found = lookup.result()
+        if isinstance(found, OSError):
+            self._warn(str(endpoint), f"its name does not resolve: {found.strerror}")
             return []
+        return found
 
     def _warn(self, address: str, reason: str) -> None:
+        if len(self._warnings) > _WARNINGS_LIMIT:
+            self._warnings.clear()
         if self._warnings.setdefault(address, Warnings()).is_due(Instant(time.monotonic())):
             log.warning(
                 "join_failed", address=address, reason=reason, next=f"tried again each {self._retry_interval:g} s"
@@ -211,33 +216,30 @@ def _literal(endpoint: Endpoint) -> HostPort | None:
         return None
 
 
-def _look_up(endpoint: Endpoint) -> asyncio.Future[list[HostPort]]:
+def _look_up(endpoint: Endpoint) -> asyncio.Future[list[HostPort] | OSError]:
     """Ask the resolver in a thread of its own.
 
     The event loop's threads are waited for at exit, and a resolver may take half a minute to say that nobody answers:
     an agent without DNS could not stop in time.
     """
     loop = asyncio.get_running_loop()
-    future: asyncio.Future[list[HostPort]] = loop.create_future()
+    future: asyncio.Future[list[HostPort] | OSError] = loop.create_future()
 
-    def settle(addresses: list[HostPort], error: OSError | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(addresses)
-        else:
-            future.set_exception(error)
+    def settle(found: list[HostPort] | OSError) -> None:
+        if not future.done():
+            future.set_result(found)
 
     def ask() -> None:
-        addresses: list[HostPort] = []
-        failure: OSError | None = None
+        found: list[HostPort] | OSError
         try:
             infos = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
-            addresses = [HostPort(str(info[4][0]).partition("%")[0], endpoint.port) for info in infos]
-        except (OSError, UnicodeError) as error:
-            failure = error if isinstance(error, OSError) else OSError(0, "not a DNS name")
+            found = [HostPort(str(info[4][0]).partition("%")[0], endpoint.port) for info in infos]
+        except OSError as error:
+            found = error
+        except UnicodeError:
+            found = OSError(0, "not a DNS name")
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, addresses, failure)
+            loop.call_soon_threadsafe(settle, found)
 
     threading.Thread(target=ask, name=f"resolve {endpoint}", daemon=True).start()
     return future

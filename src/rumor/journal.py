@@ -270,6 +270,8 @@ class Journal:
             raise
 
     def _cut(self, text: str) -> str:
+        """Return what fits, with anything that is not Unicode (odd bytes in HAProxy's words) as an escape."""
+        text = text.encode(errors="backslashreplace").decode()
         return text if len(text) <= self._limits.text_chars else text[: self._limits.text_chars - 1] + "…"
 
     def _append(self, db: sqlite3.Connection, record: Record) -> None:
@@ -278,7 +280,7 @@ class Journal:
             (
                 record.at,
                 record.kind,
-                record.subject,
+                self._cut(record.subject),
                 self._cut(record.text),
                 self._cut(record.cause),
                 json.dumps({key: self._cut(value) for key, value in record.facts.items()}),

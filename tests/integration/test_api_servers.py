@@ -32,6 +32,8 @@ async def answer(request: Request) -> Response:
     """Say what was asked; `/big` is more than any socket buffer holds."""
     if request.path == "/big":
         return reply(200, {"big": BIG})
+    if request.path == "/sized":
+        return reply(200, {"x": "x" * int(request.query["n"])})
     if request.path == "/crash":
         raise RuntimeError("a bug")
     if request.path == "/missing":
@@ -140,6 +142,18 @@ async def test_answer_larger_than_every_buffer_arrives_whole(path: Path) -> None
     async with serving(path), connected(path) as client:
         await client.send("GET /big HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
         assert json.loads((await client.answer())[2]) == {"big": BIG}
+
+
+async def test_answer_that_the_kernel_takes_but_for_its_end_arrives_whole(path: Path) -> None:
+    async with serving(path), connected(path) as other:
+        for size in range(100_000, 300_000, 10_000):
+            async with connected(path) as slow:
+                slow.writer.transport.pause_reading()  # type: ignore[attr-defined] # a socket transport reads
+                await slow.send(f"GET /sized?n={size} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\n\r\n")
+                for _ in range(3):  # by now the server has written what it could
+                    assert (await other.ask("/x"))[0] == 200
+                slow.writer.transport.resume_reading()  # type: ignore[attr-defined]
+                assert len(json.loads((await slow.answer())[2])["x"]) == size
 
 
 async def test_body_is_read_away_up_to_its_limit(path: Path) -> None:

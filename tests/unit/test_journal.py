@@ -172,6 +172,13 @@ async def test_long_text_is_cut_at_its_limit(path: Path) -> None:
     assert (whole.text, cut.text) == ("x" * 10, "y" * 9 + "…")
 
 
+async def test_words_that_are_not_unicode_are_kept_as_escapes(path: Path) -> None:
+    async with journal(path) as book:
+        await book.append(record(0, subject=b"web\xff".decode(errors="surrogateescape"), text="a\udcffb\0c"))
+        (kept,) = await book.records()
+    assert (kept.subject, kept.text) == ("web\\udcff", "a\\udcffb\0c")
+
+
 async def test_corrupt_file_is_set_aside_and_a_new_one_begun(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     content = b"not a database at all, but long enough to have a header " * 50
     path.parent.mkdir()

@@ -1,33 +1,36 @@
 """The balancer's loop: members in, a running HAProxy brought to what they say out.
 
-One task owns the table, the revision and the applier. Each cycle looks (HAProxy, gossip), decides in one synchronous
-stretch (table, revision) and acts (check, apply, journal, acknowledge drains). It is woken by a change of the members
-and, at the latest, each second, so that what runs is read back and repaired even when nothing happens.
+One task owns the table, the wanted revision and the applier. Each cycle looks (HAProxy, gossip), decides in one
+synchronous stretch (table, revision) and acts (check, apply, journal, acknowledge drains). It is woken by a change of
+the members and, at the latest, each second, so that what runs is read back and repaired even when nothing happens.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from rumor.agent.drain import Drained, format_drained
-from rumor.errors import Bug, Refused, RumorError, Unreachable
+from rumor.errors import Refused, RumorError, Unreachable
 from rumor.haproxy.apply import Applier, ApplyReport, Observed
-from rumor.journal import Journal, Outcome, Record
+from rumor.journal import Journal
 from rumor.log import get_logger
-from rumor.model import Cause, Instant, Revision, Seconds, ServerObservation, Table, WallTime
+from rumor.model import Cause, Instant, Outcome, Record, Revision, Rotation, ServerObservation, Table, WallTime
 from rumor.names import MemberName, ServiceName
-from rumor.pool.table import PoolSettings, build_table, changes, drained, explain
+from rumor.pool.table import Blindness, PoolSettings, build_table, changes, drained, explain
 from rumor.render.settings import RenderSettings
 from rumor.render.template import render
 from rumor.sources.base import Snapshot
 
 log = get_logger("balancer")
 
-# Events come in bursts (three agents joining); one table for all of them costs them this much delay.
+# Events come in bursts (three agents joining); one table for all of them costs each this much delay.
 _DEBOUNCE = 0.02
 _RECONCILE_INTERVAL = 1.0
+_DRAIN_POLL = 0.1
+_FIRST_PICTURE_WAIT = 2.0
+_SHORTEST_PAUSE = 0.02
+_REPORTED_LIMIT = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,19 @@ class BalancingSettings:
     pool: Mapping[ServiceName, PoolSettings]
 
 
+@dataclass(slots=True)
+class Counters:
+    """What the loop has done since the agent started."""
+
+    cycles: int = 0
+    applies: dict[str, int] = field(default_factory=lambda: {"runtime": 0, "reload": 0})
+    refusals: int = 0
+    repairs: int = 0
+    offers_refused: int = 0
+
+
 class Balancing:
-    """Owns the table, the revision that is wanted and the applier."""
+    """Owns the table and the revision that HAProxy should run."""
 
     def __init__(
         self,
@@ -47,17 +61,245 @@ class Balancing:
         *,
         applier: Applier,
         journal: Journal,
-        check: Callable[[Revision], "asyncio.Future[str]"],
+        check: Callable[[str, str], Awaitable[str]],
         picture: Callable[[], Snapshot],
         tell_drained: Callable[[MemberName, bytes], None],
     ) -> None:
+        """Prepare; nothing is asked of HAProxy before `run`.
+
+        Args:
+            settings: what to render, and how to find servers among members.
+            applier: the one writer to HAProxy.
+            journal: where revisions and state changes are kept with their causes.
+            check: returns what speaks against a new configuration text, given the one that runs; empty for nothing.
+            picture: what gossip sees now.
+            tell_drained: sends a balancer's word to a draining member.
+        """
         self._settings = settings
         self._applier = applier
         self._journal = journal
+        self._check = check
         self._picture = picture
         self._tell_drained = tell_drained
         self._table = Table()
         self._revision: Revision | None = None
+        self._applied: Revision | None = None
+        """The last revision whose outcome is journalled."""
         self._observed: Observed | None = None
+        self._is_converged = False
+        self._has_failed = False
+        self._started = Instant(time.monotonic())
+        self._start = Cause("start", "the agent started", at=WallTime(time.time()))
         self._changed = asyncio.Event()
-        self._causes: list[Cause] = []
+        self._turn = asyncio.Lock()
+        self._reported: set[tuple[str, str]] = set()
+        self.counters = Counters()
+
+    # --- what others see
+
+    @property
+    def table(self) -> Table:
+        return self._table
+
+    @property
+    def revision(self) -> Revision | None:
+        """The revision that is wanted: the newest that passed its check."""
+        return self._revision
+
+    @property
+    def observed(self) -> Observed | None:
+        """The running HAProxy as it was last seen; None if it did not answer."""
+        return self._observed
+
+    @property
+    def is_converged(self) -> bool:
+        return self._is_converged
+
+    # --- what others ask for
+
+    def wake(self) -> None:
+        """Look again soon: the members changed."""
+        self._changed.set()
+
+    async def reconfigure(self, settings: BalancingSettings, cause: Cause) -> str:
+        """Take new settings if a revision rendered by them passes its check; say what came of it.
+
+        Raises:
+            Refused: the template or HAProxy speaks against it; the old settings and the last good revision stay.
+        """
+        async with self._turn:
+            revision = await self._offer(self._table, settings, cause)
+            self._settings = settings
+            self._revision = revision
+        self._changed.set()
+        return f"revision {revision.id[:12]} is accepted"
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Keep HAProxy at what the members say, until cancelled."""
+        await self._wait_first_picture()
+        while True:
+            self._changed.clear()
+            try:
+                async with self._turn:
+                    pause = await self._cycle()
+            except (Refused, Unreachable) as error:
+                log.warning("cycle_failed", reason=str(error))
+                pause = _RECONCILE_INTERVAL
+            except RumorError as error:
+                log.error("cycle_failed", exc=error)
+                pause = _RECONCILE_INTERVAL
+            self.counters.cycles += 1
+            await self._rest(pause)
+
+    async def _wait_first_picture(self) -> None:
+        """Give a restarted agent a moment to meet the others before it speaks to HAProxy."""
+        deadline = time.monotonic() + _FIRST_PICTURE_WAIT
+        while self._picture().is_blind and (left := deadline - time.monotonic()) > 0:
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    async def _rest(self, pause: float) -> None:
+        try:
+            async with asyncio.timeout(pause):
+                await self._changed.wait()
+        except TimeoutError:
+            return
+        await asyncio.sleep(_DEBOUNCE)
+
+    async def _cycle(self) -> float:
+        """Look, decide, act; return when to look again at the latest, in seconds."""
+        self._observed = await self._applier.observe()
+        observations = () if self._observed is None else self._observed.servers
+        snapshot = self._picture()
+        table, refused = build_table(
+            snapshot.members,
+            self._settings.pool,
+            observations,
+            blindness=Blindness(self._started if snapshot.is_blind else None),
+            now=Instant(time.monotonic()),
+        )
+        for refusal in snapshot.refusals:
+            await self._report_refusal(refusal.subject, refusal.reason)
+        for offer in refused:
+            await self._report_refusal(offer.member, offer.reason)
+        await self._take(table)
+        if self._revision is None:
+            return _RECONCILE_INTERVAL
+        report = await self._applier.apply(self._revision)
+        await self._note_report(self._revision, report)
+        return min(self._acknowledge(snapshot, report), _RECONCILE_INTERVAL)
+
+    async def _take(self, table: Table) -> None:
+        """Make a revision of a changed table, and journal what changed and why."""
+        now = WallTime(time.time())
+        made = changes(self._table, table)
+        if not made and (self._revision is not None or self._has_failed):
+            # The same routing: newer evidence alone makes no revision, nor does offering a broken template again.
+            self._table = table
+            return
+        cause = explain(made, at=now) if made else self._start
+        for change in made:
+            log.info(
+                "server_changed", service=change.service, server=change.server, to=change.word, cause=change.reason
+            )
+            text = f"{change.server} of {change.service}: {change.word}"
+            facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
+            await self._journal.append(Record(now, f"server_{change.word}", change.server, text, change.reason, facts))
+        self._table = table
+        try:
+            self._revision = await self._offer(table, self._settings, cause)
+            self._has_failed = False
+        except Refused:
+            # It is journalled; the last good revision stays, and the next change is offered anew.
+            self._has_failed = True
+
+    async def _offer(self, table: Table, settings: BalancingSettings, cause: Cause) -> Revision:
+        """Render and check a revision, and journal it either way.
+
+        Raises:
+            Refused: the template or HAProxy speaks against it.
+        """
+        try:
+            revision = render(table, settings.render, cause)
+        except Refused as error:
+            broken = Revision("0" * 64, settings.render.template_text, table, cause)
+            await self._refuse(broken, str(error))
+            raise
+        if self._revision is not None and revision.id == self._revision.id:
+            return self._revision
+        words = await self._check(revision.text, "" if self._revision is None else self._revision.text)
+        if words:
+            await self._refuse(revision, words)
+            raise Refused(words)
+        log.info("revision", id=revision.id[:12], cause=cause.text)
+        await self._journal.add_revision(revision, Outcome.PENDING)
+        return revision
+
+    async def _refuse(self, revision: Revision, words: str) -> None:
+        self.counters.refusals += 1
+        log.error("revision_refused", id=revision.id[:12], cause=revision.cause.text, words=words)
+        await self._journal.add_revision(revision, Outcome.REFUSED, words)
+
+    async def _note_report(self, revision: Revision, report: ApplyReport) -> None:
+        self._observed = report.observed
+        was_converged, self._is_converged = self._is_converged, report.is_converged
+        if report.refused:
+            self.counters.refusals += 1
+            log.error("apply_refused", id=revision.id[:12], words=report.refused)
+            await self._journal.set_outcome(revision.id, Outcome.REFUSED, report.refused, report.how)
+            return
+        if not report.done:
+            return
+        self.counters.applies[report.how] = self.counters.applies.get(report.how, 0) + 1
+        done = "; ".join(report.done[:20])
+        if was_converged and revision is self._applied:
+            # Nothing new was wanted, yet something differed: somebody else was at HAProxy.
+            self.counters.repairs += 1
+            log.warning("repaired", done=done)
+        else:
+            log.info("applied", id=revision.id[:12], how=report.how, done=done)
+        now = WallTime(time.time())
+        await self._journal.append(Record(now, "applied", "", done, revision.cause.text, {"how": report.how}))
+        if revision is not self._applied:
+            await self._journal.set_outcome(revision.id, Outcome.APPLIED, done, report.how)
+            self._applied = revision
+
+    def _acknowledge(self, snapshot: Snapshot, report: ApplyReport) -> float:
+        """Tell draining members whose servers are empty; return when to look again."""
+        if report.observed is None:
+            return _RECONCILE_INTERVAL
+        for service, member in drained(snapshot.members, report.observed.servers):
+            self._tell_drained(member, format_drained(Drained(service, member)))
+        if _is_draining(self._table, report.observed.servers):
+            return _DRAIN_POLL
+        if report.wake_in is not None:
+            return max(_SHORTEST_PAUSE, report.wake_in)
+        return _RECONCILE_INTERVAL
+
+    async def _report_refusal(self, subject: str, reason: str) -> None:
+        """Journal what came from the network and was not taken, once for each subject and reason."""
+        if (subject, reason) in self._reported:
+            return
+        if len(self._reported) >= _REPORTED_LIMIT:
+            self._reported.clear()
+        self._reported.add((subject, reason))
+        self.counters.offers_refused += 1
+        log.warning("offer_refused", member=subject, reason=reason)
+        await self._journal.append(Record(WallTime(time.time()), "offer_refused", subject, reason))
+
+
+def _is_draining(table: Table, observations: tuple[ServerObservation, ...]) -> bool:
+    """Say whether a server is on its way out, so that the end of its last session is noticed soon."""
+    wanted = {(service.name, server.name): server for service in table.services for server in service.servers}
+    return any(
+        entry.rotation is Rotation.DRAIN
+        and (server := wanted.get((entry.service, entry.server))) is not None
+        and any(word.source == "app" and word.says == "draining" for word in server.evidence)
+        for entry in observations
+    )

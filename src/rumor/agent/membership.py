@@ -17,7 +17,7 @@ from rumor.joiner import Joiner
 from rumor.log import get_logger
 from rumor.model import Cause, Instant, Member, Seconds, WallTime
 from rumor.names import Endpoint, HostPort, MemberName
-from rumor.serf.snapshot import SnapshotWriter, read_snapshot
+from rumor.serf.snapshot import Snapshot as SnapshotFile
 from rumor.serf.tags import encode_tags
 from rumor.sources.base import Snapshot
 from rumor.sources.gossip import build
@@ -69,16 +69,19 @@ class Membership:
         self._on_drained = on_drained
         self._has_synced = False
         self._has_left = asyncio.Event()
-        remembered = read_snapshot(settings.snapshot)
-        self._previous = () if remembered.left else tuple(address for _, address in remembered.alive)
-        self._snapshot = SnapshotWriter(settings.snapshot)
+        self._snapshot = SnapshotFile(settings.snapshot)
+        previous = tuple(self._snapshot.remembered.alive.values())
+        # A node that nobody told of others, and that remembers none, is not blind when it sees none.
+        self._expects_others = bool(settings.join or previous)
         node = Node(
             NodeSettings(settings.name, settings.advertise, settings.timings, encode_tags(self._tags)),
             random=SystemRandom(),
             now=Instant(time.monotonic()),
         )
-        self._runner = GossipRunner(node, settings.bind, on_event=self._notice)
-        self._joiner = Joiner(self._runner, settings.join, self._previous, own=settings.advertise)
+        self._runner = GossipRunner(
+            node, settings.bind, tcp_timeout=settings.timings.tcp_timeout, on_event=self._notice
+        )
+        self._joiner = Joiner(self._runner, settings.join, previous, own_name=settings.name, own=settings.advertise)
 
     async def start(self) -> None:
         """Bind the sockets.
@@ -115,7 +118,7 @@ class Membership:
 
     async def leave(self, *, deadline: Seconds) -> None:
         """Tell the others that this node leaves on purpose; at most `deadline` seconds."""
-        self._snapshot.leave()
+        self._snapshot.note_leave()
         self._runner.leave()
         try:
             async with asyncio.timeout(deadline):
@@ -127,8 +130,7 @@ class Membership:
         """Return all members as they are known now, this one included."""
         return build(
             self._runner.members(),
-            has_synced=self._has_synced,
-            is_alone_by_design=not self._settings.join and not self._previous,
+            is_blind=self._expects_others and not self._has_synced,
             now=Instant(time.monotonic()),
             wall=WallTime(time.time()),
         )
@@ -182,7 +184,7 @@ class Membership:
         log.info(kind, member=subject, text=text)
         self._on_change(Cause(kind, text, subject, WallTime(time.time())))
 
-    def _hear(self, source: HostPort, payload: bytes) -> None:
+    def _hear(self, source: HostPort | None, payload: bytes) -> None:
         """Take a balancer's word only from an address that a member gossips from."""
         sender = next((member for member in self.members() if member.address == source), None)
         try:
@@ -197,8 +199,8 @@ class Membership:
         if name == self._settings.name:
             return
         if not is_alive:
-            self._snapshot.not_alive(name)
+            self._snapshot.note_gone(name)
             return
         for state in self._runner.members():
             if state.name == name:
-                self._snapshot.alive(name, state.address)
+                self._snapshot.note_alive(name, state.address)

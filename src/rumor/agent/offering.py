@@ -5,7 +5,7 @@ Owns the state of this node's services. The checks' outcomes come in, tags go ou
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from rumor.agent.drain import Drain, Drained
@@ -85,6 +85,14 @@ class Offering:
     def offers(self) -> tuple[Offer, ...]:
         return tuple(self._offers.values())
 
+    @property
+    def not_ready(self) -> str:
+        """Why this node is not ready to serve, in one sentence; empty if it is, or has nothing to serve."""
+        if self._is_draining:
+            return "draining"
+        waiting = [offer for offer in self._offers.values() if offer.state is not AppState.READY]
+        return "; ".join(f"{offer.service} is {offer.state.value}" for offer in waiting)
+
     def tags(self) -> dict[str, str]:
         """Return the service tags that say what this node offers now."""
         return dict(format_offer(offer) for offer in self._offers.values())
@@ -135,8 +143,3 @@ class Offering:
 
 def _names(drain: Drain) -> str:
     return ",".join(sorted({name for name, _ in drain.awaited}))
-
-
-def states(offers: tuple[Offer, ...]) -> Mapping[ServiceName, AppState]:
-    """Return each service's state."""
-    return {offer.service: offer.state for offer in offers}

@@ -22,10 +22,12 @@ from rumor.model import (
 )
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.offers import read_offers
-from rumor.pool.evidence import Candidate, weigh
+from rumor.pool.evidence import Candidate, haproxy_evidence, weigh
 
 BLIND_GRACE = Seconds(30.0)
-_PRESENT = frozenset({MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING, MemberStatus.FAILED})
+_PRESENT = frozenset({MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING})
+_REASONS_LIMIT = 5
+_DONE = {Rotation.READY: "ready", Rotation.DRAIN: "drained", Rotation.MAINT: "in maintenance"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class ServerChange:
     server: MemberName
     before: Server | None
     after: Server | None
+    gone: str = "its member is gone"
+    """Why it is no more, in words."""
 
     @property
     def word(self) -> str:
@@ -71,9 +75,20 @@ class ServerChange:
         return self.after.rotation.value if self.after is not None else "removed"
 
     @property
+    def done(self) -> str:
+        """What was done to the server, as a past participle for sentences."""
+        if self.after is None:
+            return "removed"
+        if self.before is not None and self.before.rotation is self.after.rotation:
+            if self.before.address != self.after.address:
+                return f"moved to {self.after.address}"
+            return f"weighted {self.after.weight}"
+        return _DONE[self.after.rotation]
+
+    @property
     def reason(self) -> str:
         """The evidence that decided, in words."""
-        return decisive(self.after) if self.after is not None else "its member is gone"
+        return decisive(self.after) if self.after is not None else self.gone
 
 
 def build_table(
@@ -88,13 +103,21 @@ def build_table(
 
     While the balancer is blind the servers that HAProxy runs stay as they are: not seeing a member is no evidence
     against it. After the grace those that HAProxy's own check finds down go.
+
+    Args:
+        members: everybody whom the sources see; an offer of a member that left counts for nothing.
+        settings: the services that are served here; an offer of any other is refused.
+        observations: every server that the running HAProxy has, empty if it does not run.
+        blindness: since when nobody can be seen, if so.
+        now: the clock by which `blindness` is dated.
     """
     running = {(entry.service, entry.server): entry for entry in observations}
     candidates: dict[ServiceName, list[Candidate]] = defaultdict(list)
     taken: dict[tuple[ServiceName, HostPort], MemberName] = {}
     refused: list[Refused] = []
-    for member in sorted(members, key=lambda member: member.name):
-        if member.status not in _PRESENT:
+    # Those who failed come last: whoever is there now has the better claim to an address.
+    for member in sorted(members, key=lambda member: (member.status is MemberStatus.FAILED, member.name)):
+        if member.status is MemberStatus.LEFT:
             continue
         offers, bad = _offers(member, settings)
         refused += [Refused(member.name, reason) for reason in bad]
@@ -140,7 +163,10 @@ def _keep_running(
             address=entry.address,
             weight=entry.weight,
             rotation=entry.rotation,
-            evidence=(Evidence("blind", "runs in HAProxy; no member has been heard of yet"),),
+            evidence=(
+                haproxy_evidence(entry),
+                Evidence("blind", "runs in HAProxy, and its member is not heard of yet"),
+            ),
         )
         for entry in observations
         if entry.service == service
@@ -158,23 +184,43 @@ def decisive(server: Server) -> str:
             if entry.source == source:
                 return f"{source}: {entry.says}"
     by_source = {entry.source: entry for entry in server.evidence}
-    app, gossip = by_source.get("app"), by_source.get("gossip")
+    app, gossip, haproxy = (by_source.get(source) for source in ("app", "gossip", "haproxy"))
+    accusation = ""
+    if gossip is not None and gossip.says != MemberStatus.ALIVE.value:
+        accusation = _accusation(gossip.says, gossip.by)
+    if accusation and server.rotation is Rotation.MAINT and haproxy is not None:
+        return f"{accusation}, and HAProxy finds it {haproxy.says}"
     if app is not None and app.says != AppState.READY.value:
         return f"its app is {app.says}"
-    if gossip is not None and gossip.says != MemberStatus.ALIVE.value:
-        return f"{gossip.says}, says {gossip.by}" if gossip.by else gossip.says
-    return "alive and ready"
+    return accusation or "alive and ready"
 
 
-def changes(old: Table, new: Table) -> tuple[ServerChange, ...]:
-    """Return what differs in what HAProxy should do, in order of services and servers."""
+def _accusation(status: str, by: str) -> str:
+    return f"{status}, accused by {by}" if by else status
+
+
+def changes(old: Table, new: Table, members: Sequence[Member] = ()) -> tuple[ServerChange, ...]:
+    """Return what differs in what HAProxy should do, in order of services and servers.
+
+    Args:
+        old: what was wanted before.
+        new: what is wanted now; evidence alone is no difference.
+        members: those of whom `new` was made; they say why a server is no more.
+    """
+    gone = {member.name: _why_gone(member) for member in members}
     before = {(service.name, server.name): server for service in old.services for server in service.servers}
     after = {(service.name, server.name): server for service in new.services for server in service.servers}
     return tuple(
-        ServerChange(*key, before.get(key), after.get(key))
+        ServerChange(*key, before.get(key), after.get(key), gone.get(key[1], "its member is gone"))
         for key in sorted(before.keys() | after.keys())
         if _routing(before.get(key)) != _routing(after.get(key))
     )
+
+
+def _why_gone(member: Member) -> str:
+    if member.status in _PRESENT:
+        return "its member does not offer it any more"
+    return _accusation(member.status.value, member.status_by)
 
 
 def _routing(server: Server | None) -> tuple[HostPort, int, Rotation] | None:
@@ -186,9 +232,9 @@ def explain(made: Sequence[ServerChange], *, at: WallTime) -> Cause:
     if not made:
         return Cause("start", "the first table", at=at)
     first = made[0]
-    text = "; ".join(f"{change.server} {change.word}: {change.reason}" for change in made[:5])
-    if len(made) > 5:
-        text += f"; and {len(made) - 5} more"
+    text = "; ".join(f"{change.server} {change.done}: {change.reason}" for change in made[:_REASONS_LIMIT])
+    if len(made) > _REASONS_LIMIT:
+        text += f"; and {len(made) - _REASONS_LIMIT} more"
     return Cause(f"server_{first.word}", text, first.server, at)
 
 
@@ -202,7 +248,7 @@ def drained(
     running = {(entry.service, entry.server): entry for entry in observations}
     found = []
     for member in members:
-        if member.status not in (MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING):
+        if member.status not in _PRESENT:
             continue
         for offer in read_offers(member.tags)[0]:
             entry = running.get((offer.service, member.name))

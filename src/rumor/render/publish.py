@@ -25,6 +25,9 @@ OLDEST_HAPROXY = (2, 8)
 CHECK_DEADLINE = Seconds(10.0)
 _WORDS_LIMIT = 4096
 _BIND = re.compile(r"^\s+bind\s+(\S+)", re.MULTILINE)
+_PROCESS = re.compile(r"^(\[\w+\])\s+\(\d+\) : ")
+_ANY_HOST = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - names of "any address", bound nowhere here
+_FILES_RESERVED = 1024
 _VERSION = re.compile(r"HAProxy version (\d+)\.(\d+)(\S*)")
 
 
@@ -107,40 +110,64 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
 
 
 async def check_haproxy(program: Path, text: str, *, deadline: Seconds = CHECK_DEADLINE) -> str:
-    """Return HAProxy's own words against a configuration, empty if it would load it."""
-    try:
-        async with asyncio.timeout(deadline):
-            process = await asyncio.create_subprocess_exec(
-                program, "-c", "-f", "/dev/stdin",
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-            )  # fmt: skip
-            try:
-                output, _ = await process.communicate(text.encode())
-            except BaseException:
-                with contextlib.suppress(ProcessLookupError):
-                    process.kill()
-                await process.wait()
-                raise
-    except TimeoutError:
-        return f"haproxy -c did not answer within {deadline:g} s"
-    except OSError as error:
-        return f"{program} cannot be run: {error.strerror}"
-    if process.returncode == 0:
+    """Return HAProxy's own words against a configuration, empty if it would load it.
+
+    It binds nothing (see `new_binds`), but it opens every file that the text names.
+    """
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="rumor-", suffix=".cfg") as file:
+        file.write(text)
+        file.flush()
+        try:
+            async with asyncio.timeout(deadline):
+                status, output = await _run(program, "-c", "-f", file.name)
+        except TimeoutError:
+            return f"haproxy -c did not answer within {deadline:g} s"
+        except OSError as error:
+            return f"{program} cannot be run: {error.strerror}"
+    if status == 0:
         return ""
-    lines = output.decode("utf-8", "replace").replace("/dev/stdin", "haproxy.cfg").splitlines()
-    words = "\n".join(
-        re.sub(r"^(\[\w+\])\s+\(\d+\) : ", r"\1 ", line) for line in lines if not line.startswith("[NOTICE]")
+    lines = output.decode("utf-8", "replace").replace(file.name, "haproxy.cfg").splitlines()
+    words = "\n".join(_PROCESS.sub(r"\1 ", line) for line in lines if not line.startswith("[NOTICE]"))
+    return words[:_WORDS_LIMIT] or f"haproxy -c ended with status {status}"
+
+
+async def _run(*command: str | Path) -> tuple[int, bytes]:
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
-    return words[:_WORDS_LIMIT] or f"haproxy -c ended with status {process.returncode}"
+    try:
+        output, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+    return process.returncode or 0, output
 
 
 def new_binds(old_text: str, new_text: str) -> tuple[Endpoint, ...]:
-    """Return the addresses that only the new text binds; sockets that are no IP address are left out."""
+    """Return the addresses that only the new text binds; sockets that are no IP address are left out.
+
+    Where either text binds any address of a port, the other's addresses of that port are held by the HAProxy that
+    runs: it shares them with its successor, and a test from outside would only find HAProxy itself.
+    """
+    old = _binds(old_text)
+    return tuple(
+        endpoint
+        for endpoint in _binds(new_text)
+        if endpoint not in old
+        and not any(
+            held.port == endpoint.port and (held.host in _ANY_HOST or endpoint.host in _ANY_HOST) for held in old
+        )
+    )
+
+
+def _binds(text: str) -> tuple[Endpoint, ...]:
     found: list[Endpoint] = []
-    for text in dict.fromkeys(_BIND.findall(new_text)):
-        if text not in _BIND.findall(old_text):
+    for words in dict.fromkeys(_BIND.findall(text)):
+        for word in words.split(","):
             with contextlib.suppress(PeerError):
-                found.append(parse_endpoint(text))
+                found.append(parse_endpoint(word.removeprefix("*") if word.startswith("*:") else word))
     return tuple(found)
 
 
@@ -156,3 +183,12 @@ def test_bind(endpoints: Iterable[Endpoint]) -> str:
         except OSError as error:
             return f"cannot bind {endpoint}: {error.strerror}"
     return ""
+
+
+def fit_maxconn(wanted: int, *, files_limit: int) -> int:
+    """Return how many connections HAProxy may be told to take on a machine that allows so many open files.
+
+    Each connection needs two. HAProxy does not start where it cannot have them, and `haproxy -c` does not tell. Some
+    are kept back for listeners, checks and logs.
+    """
+    return max(1, min(wanted, (files_limit - min(_FILES_RESERVED, files_limit // 4)) // 2))

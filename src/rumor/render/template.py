@@ -1,7 +1,8 @@
 """Table -> revision: one whole configuration, always the same text for the same table.
 
 Jinja2 in its sandbox, with undefined names as errors. What came from the network is a strict type by now; what the
-operator wrote passes through the filter `word`, which refuses whatever could end a word or a statement.
+operator wrote passes through the filters `word` and `path`, which refuse whatever could end a word or a statement.
+Facts: reference/haproxy.md, sections 7 and 9.
 """
 
 import hashlib
@@ -9,8 +10,9 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
+from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rumor.errors import Refused
@@ -23,6 +25,9 @@ _REVISION_MARK = "0" * 64
 _TEXT_LIMIT = 16 * 1024 * 1024
 # No quote, backslash, `$`, `#`, space or control character: HAProxy gives each of them a meaning.
 _WORD = re.compile(r"[A-Za-z0-9_./:~%?&=+,@!*()-]+", re.ASCII)
+# Inside '…' only the quote itself ends a word. But addresses expand `$` even there, and split at commas.
+_QUOTABLE = re.compile(r"[^\x00-\x1f\x7f'$,\\]+")
+_NO_ROUTE = "rumor_no_route"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +71,9 @@ def render(table: Table, settings: RenderSettings, cause: Cause) -> Revision:
     Raises:
         Refused: the template is broken, or a value in it could change the configuration's meaning.
     """
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, auto_reload=False, cache_size=0
-    )
-    environment.filters |= {"word": _word, "duration": _duration, "bind": _bind}
     services: Mapping[ServiceName, Service] = {service.name: service for service in table.services}
     try:
-        text = environment.from_string(settings.template_text).render(
+        text = _compiled(settings.template_text).render(
             table=table,
             settings=settings,
             revision=_REVISION_MARK,
@@ -85,11 +86,20 @@ def render(table: Table, settings: RenderSettings, cause: Cause) -> Revision:
         )
     except TemplateSyntaxError as error:
         raise Refused(f"template {settings.template_name}, line {error.lineno}: {error.message}") from error
-    except (TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError) as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
         raise Refused(f"template {settings.template_name}{_line_of(error)}: {error}") from error
     if len(text) > _TEXT_LIMIT:
         raise Refused(f"template {settings.template_name}: more than {_TEXT_LIMIT} characters come out of it")
     return _identified(text, table, settings, cause)
+
+
+@lru_cache(maxsize=4)
+def _compiled(template_text: str) -> Template:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, auto_reload=False, cache_size=0
+    )
+    environment.filters |= {"word": _word, "path": _path, "duration": _duration, "bind": _bind}
+    return environment.from_string(template_text)
 
 
 def _identified(text: str, table: Table, settings: RenderSettings, cause: Cause) -> Revision:
@@ -123,6 +133,11 @@ def _line_of(error: BaseException) -> str:
 def _routes(settings: RenderSettings) -> list[_RouteView]:
     """Return all routes, the most particular first: a named host before any host, a longer path before a shorter."""
     routes = [(backend.service, route) for backend in settings.backends for route in backend.routes]
+    for service, route in routes:
+        if not route.path.startswith("/") or route.host.startswith("-"):
+            raise ValueError(f"the route {route.host}{route.path} of service {service} is not HOST and /PATH")
+        if service == _NO_ROUTE:
+            raise ValueError(f"a service cannot be called {service}: rumor answers 404 by that name")
     routes.sort(key=lambda entry: (entry[1].host == "*", -len(entry[1].path), entry[1].host, entry[1].path))
     return [
         _RouteView(f"route_{number}", service, route.host, route.path.rstrip("/") or "/")
@@ -135,6 +150,16 @@ def _word(value: object) -> str:
     if not _WORD.fullmatch(text):
         raise ValueError(f"{text[:80]!a} cannot stand in haproxy.cfg: use letters, digits and . _ / : - and the like")
     return text
+
+
+def _path(value: object) -> str:
+    """Print a file's path as one word, in quotes where it needs them: a home may have a space in its name."""
+    text = str(value)
+    if _WORD.fullmatch(text) and "," not in text:
+        return text
+    if not _QUOTABLE.fullmatch(text):
+        raise ValueError(f"the path {text[:200]!a} cannot stand in haproxy.cfg: put it where no , ' $ or \\ is in it")
+    return f"'{text}'"
 
 
 def _duration(seconds: float) -> str:

@@ -84,7 +84,8 @@ class Snapshot:
         self._is_failing = False
         try:
             self._file = self._open()
-            os.ftruncate(self._file, content.rfind(b"\n") + 1)
+            if content and not content.endswith(b"\n"):
+                os.ftruncate(self._file, content.rfind(b"\n") + 1)
         except OSError as error:
             raise ConfigError(f"cannot write the snapshot {path}: {error.strerror}") from error
 

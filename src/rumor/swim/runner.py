@@ -7,6 +7,8 @@ opened share one; what goes beyond is counted and cut. Facts: reference/gossip-w
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import time
 from collections import Counter
@@ -31,6 +33,11 @@ _READ_CHUNK = 64 * 1024
 _RECEIVE_BUFFER = 2 * 1024 * 1024
 _PAUSE_AFTER_BUG = 1.0
 _BACKLOG = 256
+_BIND_HINTS = {
+    errno.EADDRINUSE: "stop the program that holds this port, or choose another one with --bind",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose one of its own with --bind",
+    errno.EACCES: "ports below 1024 need root: choose another one with --bind",
+}
 
 
 class GossipRunner(asyncio.DatagramProtocol):
@@ -83,11 +90,8 @@ class GossipRunner(asyncio.DatagramProtocol):
             self._udp, _ = await loop.create_datagram_endpoint(lambda: self, sock=self._udp_socket)
         except OSError as error:
             await self.aclose()
-            reason = (error.strerror or str(error)).lower()
-            raise ConfigError(
-                f"cannot gossip on {self._bind} (UDP and TCP): {reason}. Another program may hold this port, or the "
-                "address may not be this machine's: stop the program, or choose another address with --bind"
-            ) from error
+            hint = _BIND_HINTS.get(error.errno or 0, "choose another address with --bind")
+            raise ConfigError(f"cannot gossip on {self._bind} (UDP and TCP): {_reason(error)}; {hint}") from error
 
     async def run(self) -> None:
         """Gossip until cancelled. Call `start` first."""
@@ -254,7 +258,7 @@ class GossipRunner(asyncio.DatagramProtocol):
         except TimeoutError:
             error = f"no answer within {stream.timeout:g} s"
         except OSError as failure:
-            error = (failure.strerror or str(failure)).lower()
+            error = _reason(failure)
         finally:
             if writer is not None:
                 writer.transport.abort()
@@ -290,7 +294,7 @@ class GossipRunner(asyncio.DatagramProtocol):
         except TimeoutError:
             error = f"not finished within {self._tcp_timeout:g} s"
         except OSError as failure:
-            error = (failure.strerror or str(failure)).lower()
+            error = _reason(failure)
         finally:
             writer.transport.abort()
             self._inbound_bytes -= read_bytes
@@ -319,6 +323,11 @@ def _bind_udp(bind: HostPort) -> socket.socket:
         udp_socket.close()
         raise
     return udp_socket
+
+
+def _reason(error: OSError) -> str:
+    """Return the system's own words; asyncio puts its own in their place."""
+    return (os.strerror(error.errno) if error.errno else str(error)).lower()
 
 
 def _now() -> Instant:

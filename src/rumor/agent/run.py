@@ -1,0 +1,417 @@
+"""The composition root: build the parts this node plays, introduce them to one another, run them, stop in order.
+
+The only place that handles signals. SIGTERM and SIGINT mean: drain, leave, end with status 0; a second one means now.
+SIGHUP reads rumor.toml and the template again.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rumor import __version__
+from rumor.agent.drain import BALANCER_TAG, RUMOR_TAG, Drained
+from rumor.agent.membership import Membership, MembershipSettings
+from rumor.agent.offering import Offering
+from rumor.agent.settings import BALANCER, check_settings, offer_settings, offered_services
+from rumor.agent.view import AgentView
+from rumor.checks.loop import run_check
+from rumor.config import Config
+from rumor.errors import ConfigError, RumorError
+from rumor.journal import Journal
+from rumor.log import get_logger
+from rumor.model import Cause, Offer, Record, Seconds, WallTime
+from rumor.names import Endpoint, HostPort, MemberName, ServiceName, parse_host_port, parse_member_name
+from rumor.places import Places, places
+from rumor.swim.presets import PRESETS
+from rumor.web.api import Api
+from rumor.web.unix_server import UnixServer
+
+if TYPE_CHECKING:
+    from rumor.agent.balancing import Balancing, BalancingSettings
+
+log = get_logger("agent")
+
+_LEAVE_SLACK = Seconds(1.0)
+# What the kernel picks for a packet to another host is the address other hosts can reach.
+_ELSEWHERE = ("192.0.2.1", 9)
+
+
+async def run_agent(
+    config: Config,
+    parts: Sequence[str],
+    *,
+    node: str,
+    data: Path,
+    environ: Mapping[str, str],
+    load_config: Callable[[], Config],
+) -> int:
+    """Play some parts of the cluster on this node until told to stop; return the exit status.
+
+    Args:
+        config: what the file, the environment and the flags say.
+        parts: `balancer` and names of services; at least one.
+        node: this member's name.
+        data: the data directory; the node keeps its things in a directory of its own name in it.
+        environ: for finding HAProxy.
+        load_config: reads the configuration again, for SIGHUP.
+
+    Raises:
+        ConfigError: something about this node is wrong: its name, its addresses, a part, a file.
+    """
+    stop = asyncio.Event()
+    _on_signals(stop)
+    name = _member_name(node)
+    place = places(data, name)
+    place.make()
+    with _only_one(place):
+        journal = await Journal.open(place.journal)
+        try:
+            agent = Agent(config, tuple(parts), name, place, journal, environ, load_config)
+            await agent.run(stop)
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            await journal.close()
+    return 0
+
+
+class Agent:
+    """One node's parts, under one TaskGroup."""
+
+    def __init__(
+        self,
+        config: Config,
+        parts: tuple[str, ...],
+        name: MemberName,
+        place: Places,
+        journal: Journal,
+        environ: Mapping[str, str],
+        load_config: Callable[[], Config],
+    ) -> None:
+        self._config = config
+        self._parts = parts
+        self._name = name
+        self._place = place
+        self._journal = journal
+        self._environ = environ
+        self._load_config = load_config
+        self._plays_balancer = BALANCER in parts
+        self._records: asyncio.Queue[Record] = asyncio.Queue(maxsize=10_000)
+        self._advertise = _advertised(config)
+        services = offered_services(config, parts)
+        self._offering = Offering(
+            name, tuple(offer_settings(service, self._advertise.host) for service in services), on_change=self._on_offer
+        )
+        self._membership: Membership | None = None
+        self._balancing: Balancing | None = None
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, run until `stop`, drain, leave."""
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(self._write_journal(), name="journal"),
+                tasks.create_task(self._offering.run(), name="checks"),
+            ]
+            await self._offering.wait_first_outcomes()
+            membership = self._membership = self._make_membership()
+            await membership.start()
+            background.append(tasks.create_task(membership.run(), name="membership"))
+            if self._plays_balancer:
+                self._balancing = self._make_balancing(membership)
+                background.append(tasks.create_task(self._balancing.run(), name="balancing"))
+            asyncio.get_running_loop().add_signal_handler(
+                signal.SIGHUP, lambda: background.append(tasks.create_task(self._hang_up(), name="reload"))
+            )
+            async with self._serve_api(membership) as unix:
+                background.append(tasks.create_task(unix.run(), name="api"))
+                log.info(
+                    "started", node=self._name, parts=",".join(self._parts), gossip=self._advertise, version=__version__
+                )
+                self._warn_if_open()
+                await stop.wait()
+                await self._stop(membership)
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+        while not self._records.empty():
+            await self._journal.append(self._records.get_nowait())
+        log.info("stopped", node=self._name)
+
+    async def _stop(self, membership: Membership) -> None:
+        log.info("stopping", node=self._name)
+        hurry = asyncio.Event()
+        _on_signals(hurry)
+        patience = asyncio.create_task(hurry.wait(), name="second signal")
+        leaving = asyncio.create_task(self._drain_and_leave(membership), name="drain and leave")
+        try:
+            await asyncio.wait((patience, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not leaving.done():
+                log.warning("hurried", node=self._name)
+        finally:
+            for task in (patience, leaving):
+                task.cancel()
+            await asyncio.gather(patience, leaving, return_exceptions=True)
+
+    async def _drain_and_leave(self, membership: Membership) -> None:
+        if self._offering.offers():
+            await self._offering.drain(membership.members)
+        self._record("leave", self._name, "this node leaves")
+        timings = PRESETS[self._config.cluster.preset or "lan"]
+        await membership.leave(deadline=Seconds(timings.leave_timeout + _LEAVE_SLACK))
+
+    # --- building the parts
+
+    def _make_membership(self) -> Membership:
+        cluster = self._config.cluster
+        return Membership(
+            MembershipSettings(
+                name=self._name,
+                bind=_gossip_address(cluster.bind),
+                advertise=self._advertise,
+                timings=PRESETS[cluster.preset or "lan"],
+                join=cluster.join,
+                snapshot=self._place.snapshot,
+            ),
+            self._tags(),
+            on_change=self._on_members,
+            on_drained=self._on_drained,
+        )
+
+    def _make_balancing(self, membership: Membership) -> "Balancing":
+        # Late imports: only a balancer needs HAProxy's parts, Jinja2 among them.
+        from rumor.agent.balancing import Balancing
+        from rumor.haproxy.apply import Applier, ApplierSettings
+        from rumor.render.publish import check_haproxy, find_haproxy, new_binds, test_bind, write_atomically
+        from rumor.render.template import revision_id
+
+        program = find_haproxy(self._environ)
+        settings = self._balancing_settings(self._config)
+        log.info("haproxy", program=program.path, version=program.version, config=self._place.haproxy_config)
+        services = {service.name: check_settings(service) for service in self._config.services}
+
+        async def check(text: str, running: str) -> str:
+            on_disk = running or await asyncio.to_thread(_read_if_there, self._place.haproxy_config)
+            words = await check_haproxy(program.path, text)
+            return words or await asyncio.to_thread(test_bind, new_binds(on_disk, text))
+
+        async def text_of(revision: str) -> str | None:
+            stored = await self._journal.revision(revision)
+            if stored is not None:
+                return stored.text
+            text = await asyncio.to_thread(_read_if_there, self._place.haproxy_config)
+            return text if revision_id(text) == revision else None
+
+        async def probe(service: ServiceName, address: HostPort) -> bool:
+            return (await run_check(services[service], address)).ok
+
+        applier = Applier(
+            ApplierSettings(
+                config=self._place.haproxy_config,
+                run_directory=self._place.run_directory,
+                drains={service.name: service.drain for service in self._config.services},
+            ),
+            text_of=text_of,
+            write=write_atomically,
+            probe=probe,
+        )
+        applier.lock()
+        return Balancing(
+            settings,
+            applier=applier,
+            journal=self._journal,
+            check=check,
+            picture=membership.picture,
+            tell_drained=membership.tell_drained,
+        )
+
+    def _balancing_settings(self, config: Config) -> "BalancingSettings":
+        from rumor.agent.balancer_settings import balancing_settings
+        from rumor.render.publish import read_template
+
+        return balancing_settings(config, self._place.run_directory, read_template(config.balancer.template))
+
+    @contextlib.asynccontextmanager
+    async def _serve_api(self, membership: Membership) -> AsyncIterator[UnixServer]:
+        """Listen on the UNIX socket, and on TCP where the configuration says so."""
+        view = AgentView(
+            self._name,
+            self._parts,
+            membership=membership,
+            offering=self._offering,
+            balancing=self._balancing,
+            journal=self._journal,
+            routes={service.name: tuple(map(str, service.routes)) for service in self._config.services},
+            reload=self.reload,
+        )
+        render = None
+        if self._plays_balancer or self._config.api.bind is not None:
+            from rumor.web.metrics import make_renderer
+
+            render = make_renderer()
+        api = Api(view, render_metrics=render)
+        unix = UnixServer(self._place.agent_socket, api.answer)
+        async with contextlib.AsyncExitStack() as stack:
+            await unix.start()
+            stack.push_async_callback(unix.aclose)
+            if self._config.api.bind is not None:
+                from rumor.web.app import TcpServer, TcpSettings
+
+                tcp = TcpServer(TcpSettings(self._config.api.bind, self._config.api.token), api.answer)
+                await tcp.start()
+                stack.push_async_callback(tcp.aclose)
+            yield unix
+
+    # --- what happens
+
+    def _tags(self) -> dict[str, str]:
+        tags = {RUMOR_TAG: __version__, **self._offering.tags()}
+        if self._plays_balancer:
+            binds = self._config.balancer.binds
+            tags[BALANCER_TAG] = str(binds[0].port) if binds else ""
+        return tags
+
+    def _on_offer(self, offer: Offer, reason: str) -> None:
+        self._record(f"app_{offer.state.value}", self._name, f"{offer.service} is {offer.state.value}", reason)
+        if self._membership is not None:
+            self._membership.set_tags(self._tags())
+
+    def _on_members(self, cause: Cause) -> None:
+        self._record(cause.kind, cause.subject, cause.text)
+        self._offering.notice_members()
+        if self._balancing is not None:
+            self._balancing.wake()
+
+    def _on_drained(self, balancer: MemberName, word: Drained) -> None:
+        self._offering.hear(balancer, word)
+
+    def _record(self, kind: str, subject: str, text: str, cause: str = "") -> None:
+        try:
+            self._records.put_nowait(Record(WallTime(time.time()), kind, subject, text, cause))
+        except asyncio.QueueFull:
+            log.error("journal_behind", lost=kind)
+
+    async def _write_journal(self) -> None:
+        while True:
+            record = await self._records.get()
+            await self._journal.append(record)
+
+    # --- reading the configuration again
+
+    async def _hang_up(self) -> None:
+        try:
+            said = await self.reload()
+        except RumorError as error:
+            log.error("reload_refused", reason=str(error))
+        else:
+            log.info("reloaded", text=said)
+
+    async def reload(self) -> str:
+        """Read rumor.toml and the template again; return what came of it.
+
+        Raises:
+            RumorError: they are wrong; everything stays as it was.
+        """
+        config = await asyncio.to_thread(self._load_config)
+        if self._balancing is None:
+            return "read again; this node steers no HAProxy, and what it offers changes at its next start"
+        settings = await asyncio.to_thread(self._balancing_settings, config)
+        cause = Cause("reload", "rumor.toml and the template were read again", at=WallTime(time.time()))
+        said = await self._balancing.reconfigure(settings, cause)
+        self._config = replace(self._config, services=config.services, balancer=config.balancer)
+        return said
+
+    def _warn_if_open(self) -> None:
+        if not self._advertise.ip.is_loopback:
+            log.warning(
+                "gossip_in_the_clear",
+                address=self._advertise,
+                text="anyone who reaches this port can join the cluster; keep it on a network you trust",
+            )
+
+
+# --- at the wall
+
+
+def _on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+@contextlib.contextmanager
+def _only_one(place: Places) -> Iterator[None]:
+    """Hold the node's lock: two agents of one name and data directory would write over one another."""
+    path = place.directory / "agent.lock"
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"another agent runs in {place.directory}: stop it, or choose another --node or --data"
+            ) from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first failure of a group: the one that made the rest fall."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _member_name(text: str) -> MemberName:
+    try:
+        return parse_member_name(text)
+    except RumorError as error:
+        raise ConfigError(f"--node: {error}") from error
+
+
+def _gossip_address(bind: Endpoint) -> HostPort:
+    try:
+        return parse_host_port(str(Endpoint(bind.host or "0.0.0.0", bind.port)))  # noqa: S104 - "any" as written
+    except RumorError as error:
+        raise ConfigError(f"cluster.bind: {error}; a node gossips on an IP address") from error
+
+
+def _advertised(config: Config) -> HostPort:
+    """Return the address at which the others can reach this node.
+
+    Raises:
+        ConfigError: it is bound to any address, and none of them leads anywhere.
+    """
+    if config.cluster.advertise is not None:
+        try:
+            return parse_host_port(str(config.cluster.advertise))
+        except RumorError as error:
+            raise ConfigError(f"cluster.advertise: {error}; others need an IP address") from error
+    bind = _gossip_address(config.cluster.bind)
+    if not bind.ip.is_unspecified:
+        return bind
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect(_ELSEWHERE)
+            host: str = probe.getsockname()[0]
+    except OSError as error:
+        raise ConfigError(
+            "this node has no address that others could reach: say which with --advertise ADDRESS"
+        ) from error
+    return HostPort(host, bind.port)
+
+
+def _read_if_there(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""

@@ -1,0 +1,133 @@
+"""What the agent shows of itself to the API: satisfies `rumor.web.views.View`."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rumor import __version__
+from rumor.agent.membership import Membership
+from rumor.agent.offering import Offering
+from rumor.journal import Journal
+from rumor.model import Member, Seconds, WallTime
+from rumor.names import MemberName, ServiceName
+from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView
+
+if TYPE_CHECKING:
+    from rumor.agent.balancing import Balancing
+
+
+class AgentView:
+    """The present picture of one agent; every call is cheap and waits for nothing."""
+
+    def __init__(
+        self,
+        node: MemberName,
+        parts: tuple[str, ...],
+        *,
+        membership: Membership,
+        offering: Offering,
+        balancing: "Balancing | None",
+        journal: Journal,
+        routes: Mapping[ServiceName, tuple[str, ...]],
+        reload: Callable[[], Awaitable[str]],
+    ) -> None:
+        self._node = node
+        self._parts = parts
+        self._membership = membership
+        self._offering = offering
+        self._balancing = balancing
+        self._journal = journal
+        self._routes = routes
+        self._reload = reload
+        self._started_at = WallTime(time.time())
+        self._started = time.monotonic()
+
+    @property
+    def history(self) -> Journal:
+        return self._journal
+
+    async def reload(self) -> str:
+        return await self._reload()
+
+    def members(self) -> Sequence[Member]:
+        return self._membership.members()
+
+    def table(self) -> TableView | None:
+        balancing = self._balancing
+        if balancing is None:
+            return None
+        return TableView(
+            table=balancing.table,
+            revision=balancing.revision.id if balancing.revision else "",
+            observations=balancing.observed.servers if balancing.observed else (),
+            routes=self._routes,
+        )
+
+    def status(self) -> Status:
+        return Status(
+            node=self._node,
+            parts=self._parts,
+            version=__version__,
+            pid=os.getpid(),
+            started_at=self._started_at,
+            uptime=Seconds(time.monotonic() - self._started),
+            not_ready=self._offering.not_ready or self._balancer_not_ready(),
+            gossip=self._gossip(),
+            haproxy=self._haproxy(),
+            services=self._offering.offers(),
+            journal_write_errors=self._journal.write_errors,
+        )
+
+    def samples(self) -> Sequence[Sample]:
+        if self._balancing is None:
+            return ()
+        counters = self._balancing.counters
+        samples = [
+            Sample("cycles", "counter", "Rounds of looking, deciding and acting.", counters.cycles),
+            Sample("revisions_refused", "counter", "Revisions that a check or HAProxy refused.", counters.refusals),
+            Sample(
+                "repairs", "counter", "Times that HAProxy differed though nothing new was wanted.", counters.repairs
+            ),
+            Sample(
+                "offers_refused", "counter", "Offers from the network that were not taken.", counters.offers_refused
+            ),
+        ]
+        samples += [
+            Sample("applies", "counter", "Rounds that changed HAProxy, by the way taken.", count, (("how", how),))
+            for how, count in sorted(counters.applies.items())
+        ]
+        return samples
+
+    def _gossip(self) -> GossipStatus:
+        statistics = self._membership.statistics
+        counters = {
+            "packets_in": statistics.packets_in,
+            "packets_out": statistics.packets_out,
+            "bytes_in": statistics.bytes_in,
+            "bytes_out": statistics.bytes_out,
+            "probes": statistics.probes,
+            "probes_failed": statistics.probes_failed,
+            "refused": sum(statistics.refused.values()),
+        }
+        return GossipStatus(statistics.health_score, self._membership.has_synced, counters)
+
+    def _balancer_not_ready(self) -> str:
+        if self._balancing is None:
+            return ""
+        if self._balancing.observed is None:
+            return "HAProxy does not answer"
+        return "" if self._balancing.revision is not None else "no revision has passed its check yet"
+
+    def _haproxy(self) -> HaproxyStatus | None:
+        if self._balancing is None:
+            return None
+        observed = self._balancing.observed
+        return HaproxyStatus(
+            master_pid=observed.processes.master_pid if observed else None,
+            worker_pid=observed.processes.worker_pid if observed else None,
+            version=observed.version if observed else "",
+            revision=observed.revision if observed else "",
+            is_converged=self._balancing.is_converged,
+            is_in_control=observed is not None and self._balancing.revision is not None,
+        )
