@@ -155,17 +155,19 @@ def start_members(count: int, preset: str) -> list[subprocess.Popen[str]]:
 
 def report(names: list[str], before: list[Reading], after: list[Reading]) -> None:
     print(f"{'process':<12} {'RSS MB':>7} {'PSS MB':>7} {'CPU %':>7} {'packets/s':>10} {'bytes/s':>9}")
-    rows = []
+    costs: list[tuple[float, float, float]] = []
     for name, start, end in zip(names, before, after, strict=True):
         window = end.at - start.at
-        cpu = (end.cpu_seconds - start.cpu_seconds) / window * 100
-        packets = None if end.packets is None or start.packets is None else (end.packets - start.packets) / window
-        volume = None if end.bytes is None or start.bytes is None else (end.bytes - start.bytes) / window
-        rows.append((name, end.rss_bytes / 1e6, end.pss_bytes / 1e6, cpu, packets, volume))
-    for name, rss, pss, cpu, packets, volume in rows:
-        traffic = "-" if packets is None else f"{packets:.1f}"
-        print(f"{name:<12} {rss:>7.1f} {pss:>7.1f} {cpu:>7.3f} {traffic:>10} {volume or 0:>9.0f}")
-    print(f"{'mean':<12} " + " ".join(f"{sum(row[column] for row in rows) / len(rows):>7.3f}" for column in (1, 2, 3)))
+        rss, pss, cpu = end.rss_bytes / 1e6, end.pss_bytes / 1e6, (end.cpu_seconds - start.cpu_seconds) / window * 100
+        packets = volume = "-"
+        if start.packets is not None and end.packets is not None:
+            packets = f"{(end.packets - start.packets) / window:.1f}"
+        if start.bytes is not None and end.bytes is not None:
+            volume = f"{(end.bytes - start.bytes) / window:.0f}"
+        print(f"{name:<12} {rss:>7.1f} {pss:>7.1f} {cpu:>7.3f} {packets:>10} {volume:>9}")
+        costs.append((rss, pss, cpu))
+    rss, pss, cpu = (sum(column) / len(costs) for column in zip(*costs, strict=True))
+    print(f"{'mean':<12} {rss:>7.1f} {pss:>7.1f} {cpu:>7.3f}")
 
 
 def main() -> None:
@@ -187,8 +189,9 @@ def main() -> None:
         names = [str(pid) for pid in options.pid] if options.pid else [f"web-{n}" for n in range(1, len(pids) + 1)]
 
         def read_all() -> list[Reading]:
-            counters = [ask(member) for member in members] or [None] * len(pids)
-            return [read_process(pid, counter) for pid, counter in zip(pids, counters, strict=True)]
+            if not members:
+                return [read_process(pid) for pid in pids]
+            return [read_process(member.pid, ask(member)) for member in members]
 
         before = read_all()
         print(f"watching {len(pids)} processes for {options.seconds:g} s …", file=sys.stderr)

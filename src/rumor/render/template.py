@@ -79,10 +79,7 @@ def render(table: Table, settings: RenderSettings, cause: Cause) -> Revision:
             revision=_REVISION_MARK,
             longest_drain=max((backend.drain for backend in settings.backends), default=0.0),
             routes=_routes(settings),
-            backends=[
-                _BackendView(backend, services[backend.service].servers if backend.service in services else ())
-                for backend in settings.backends
-            ],
+            backends=_backends(settings, services),
         )
     except TemplateSyntaxError as error:
         raise Refused(f"template {settings.template_name}, line {error.lineno}: {error.message}") from error
@@ -136,13 +133,22 @@ def _routes(settings: RenderSettings) -> list[_RouteView]:
     for service, route in routes:
         if not route.path.startswith("/") or route.host.startswith("-"):
             raise ValueError(f"the route {route.host}{route.path} of service {service} is not HOST and /PATH")
-        if service == _NO_ROUTE:
-            raise ValueError(f"a service cannot be called {service}: rumor answers 404 by that name")
     routes.sort(key=lambda entry: (entry[1].host == "*", -len(entry[1].path), entry[1].host, entry[1].path))
     return [
         _RouteView(f"route_{number}", service, route.host, route.path.rstrip("/") or "/")
         for number, (service, route) in enumerate(routes)
     ]
+
+
+def _backends(settings: RenderSettings, services: Mapping[ServiceName, Service]) -> list[_BackendView]:
+    """Return a backend for each service, also for one without servers: its requests get 503, not 404."""
+    views = []
+    for backend in settings.backends:
+        if backend.service == _NO_ROUTE:
+            raise ValueError(f"a service cannot be called {backend.service}: rumor answers 404 by that name")
+        service = services.get(backend.service)
+        views.append(_BackendView(backend, () if service is None else service.servers))
+    return views
 
 
 def _word(value: object) -> str:

@@ -22,6 +22,9 @@ _STATUS = {
 }
 
 
+_PRINTED_LIMIT = 64
+
+
 def build(states: Iterable[MemberState], *, is_blind: bool, now: Instant, wall: WallTime) -> Snapshot:
     """Return what gossip knows, in order of the names.
 
@@ -42,12 +45,17 @@ def build(states: Iterable[MemberState], *, is_blind: bool, now: Instant, wall: 
                     tags=MappingProxyType(decode_tags(state.meta)),
                     status=_STATUS[state.state],
                     incarnation=state.incarnation,
-                    status_by=ascii(state.accuser)[1:-1],
+                    status_by=_escaped(state.accuser),
                     status_since=WallTime(wall - (now - state.changed_at)),
                     vsn=state.versions,
                 )
             )
         except PeerError as error:
-            refusals.append(Refusal(ascii(state.name)[1:65], str(error)))
+            refusals.append(Refusal(_escaped(state.name), str(error)))
     members.sort(key=lambda member: member.name)
     return Snapshot("gossip", tuple(members), is_blind, tuple(refusals))
+
+
+def _escaped(name: str) -> str:
+    """Return a name that did not have to parse, safe to print and of bounded length."""
+    return ascii(name)[1:-1][:_PRINTED_LIMIT]

@@ -1,0 +1,450 @@
+"""The command line: one function for each command, and nothing but translation.
+
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration. Errors are one clear line on stderr; `--debug` shows the
+traceback. What a command needs is imported when it runs: `rumor agent web` loads neither Jinja2 nor rich.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import tomllib
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rumor import __version__, log
+from rumor.config import Config, load
+from rumor.errors import ConfigError, RumorError
+
+if TYPE_CHECKING:
+    from rumor.api_client import AgentApi
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_FILE = "rumor.toml"
+DEFAULT_DATA = ".rumor"
+
+
+def main() -> None:
+    """Run `rumor` and end the process with its exit status."""
+    arguments = [("--format" if word == "-format" else word) for word in sys.argv[1:]]
+    # `-format json`, as Serf spells it; `-format=json`, too.
+    arguments = [f"-{word}" if word.startswith("-format=") else word for word in arguments]
+    try:
+        status = cli.main(arguments, prog_name="rumor", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except RumorError as error:
+        if "--debug" in arguments:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="rumor", message="rumor %(version)s")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Your servers tell the load balancer about themselves."""
+
+
+# --- options that several commands share
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_data_option = click.option(
+    "--data", envvar="RUMOR_DATA", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="The data directory (default: .rumor beside rumor.toml).",
+)  # fmt: skip
+_file_option = click.option(
+    "--file", envvar="RUMOR_FILE", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="The cluster's rumor.toml (default: ./rumor.toml).",
+)  # fmt: skip
+_set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="Set one key of rumor.toml, such as service.web.port=3001.",
+)  # fmt: skip
+_format_option = click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
+)
+_asking = _options(
+    _data_option,
+    click.option("--node", metavar="NAME", help="Which node's agent to ask (default: the balancer's)."),
+    click.option("--api", envvar="RUMOR_API", metavar="URL", help="Ask an agent over TCP, http://HOST:PORT."),
+    click.option("--token", envvar="RUMOR_TOKEN", metavar="TOKEN", help="The token of that API."),
+    _format_option,
+)
+_logging = _options(
+    click.option(
+        "--log-level", envvar="RUMOR_LOG_LEVEL", type=click.Choice(log.LEVELS), default="info", show_default=True,
+        help="The least important lines to print.",
+    ),
+    click.option(
+        "--log-format", envvar="RUMOR_LOG_FORMAT", type=click.Choice(["text", "json"]), default="text",
+        show_default=True, help="How lines look.",
+    ),
+)  # fmt: skip
+
+
+# --- running things
+
+
+@cli.command()
+@click.argument("parts", nargs=-1, required=True, metavar="PART...")
+@_file_option
+@_data_option
+@click.option("--node", envvar="RUMOR_NODE", metavar="NAME", help="This member's name (default: the host's name).")
+@click.option("--bind", metavar="ADDRESS", help="Where to gossip, UDP and TCP (default 0.0.0.0:7946).")
+@click.option("--advertise", metavar="ADDRESS", help="Where others reach this node, if not at --bind.")
+@click.option("--join", multiple=True, metavar="ADDRESS", help="Any member of the cluster; repeat for more.")
+@click.option("--preset", type=click.Choice(["lan", "wan", "local"]), help="The timings of gossip (default lan).")
+@click.option("--port", "ports", multiple=True, metavar="SERVICE=PORT", help="Where this node's app listens.")
+@_set_option
+@_logging
+def agent(
+    parts: tuple[str, ...],
+    file: Path | None,
+    data: Path | None,
+    node: str | None,
+    bind: str | None,
+    advertise: str | None,
+    join: tuple[str, ...],
+    preset: str | None,
+    ports: tuple[str, ...],
+    settings: tuple[str, ...],
+    log_level: str,
+    log_format: log.LogFormat,
+) -> int:
+    """Play PARTs of the cluster on this node: `balancer`, or names of services.
+
+    The agent joins (trying for ever), checks its app, tells its tags, and on SIGTERM drains, leaves and exits 0.
+    SIGHUP reads rumor.toml and the template again.
+    """
+    from rumor.agent.run import run_agent
+
+    log.configure(level=log_level, format=log_format)
+    overrides = _overrides(settings)
+    flags: dict[str, object] = {"bind": bind, "advertise": advertise, "join": list(join), "preset": preset}
+    overrides |= {("cluster", key): value for key, value in flags.items() if value}
+    for port in ports:
+        service, equals, number = port.partition("=")
+        if not equals or not number.isdigit():
+            raise click.UsageError(f"--port wants SERVICE=PORT, and this is {port!r}")
+        overrides["service", service, "port"] = int(number)
+    path = _file(file)
+
+    def load_config() -> Config:
+        return load(path, environ=os.environ, overrides=overrides)
+
+    config = load_config()
+    for warning in config.warnings:
+        log.get_logger("config").warning("not_acted_on", text=warning)
+    return asyncio.run(
+        run_agent(
+            config,
+            parts,
+            node=node or socket.gethostname().partition(".")[0],
+            data=_data(data, path),
+            environ=os.environ,
+            load_config=load_config,
+        )
+    )
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--app", metavar="COMMAND", help="With no file: the app to run; {port} stands for its port.")
+@click.option("--replicas", type=click.IntRange(1, 1000), help="How many of them.")
+@click.option(
+    "--bind", metavar="ADDRESS", help="Where HAProxy serves (default: the file's, else :8080 or a free port)."
+)
+@_data_option
+@_set_option
+def up(
+    file: Path | None,
+    app: str | None,
+    replicas: int | None,
+    bind: str | None,
+    data: Path | None,
+    settings: tuple[str, ...],
+) -> int:
+    """Run the whole cluster of FILE (default ./rumor.toml) on this machine, until Ctrl-C."""
+    from rumor.local.up import run_up
+
+    overrides = _overrides(settings)
+    if bind:
+        overrides["balancer", "bind"] = bind
+    path = file or _file(None)
+    if app is not None:
+        if file is not None:
+            raise click.UsageError("say either FILE or --app, not both")
+        path = _write_app_file(app, data or Path(DEFAULT_DATA))
+        data = data or Path(DEFAULT_DATA)
+    if path is None:
+        raise click.UsageError("there is no ./rumor.toml: name a FILE, or say --app COMMAND (`rumor init` writes one)")
+    config = load(path, environ=os.environ, overrides=overrides)
+    if replicas is not None:
+        for service in config.services:
+            overrides["service", service.name, "replicas"] = replicas
+        config = load(path, environ=os.environ, overrides=overrides)
+    for warning in config.warnings:
+        click.echo(f"rumor: {warning}", err=True)
+    return _run(run_up(config, file=path.absolute(), data=_data(data, path), environ=os.environ))
+
+
+@cli.command()
+@_data_option
+def down(data: Path | None) -> int:
+    """End the cluster of a data directory, for example one that `rumor demo --keep` has left running."""
+    from rumor.local.up import run_down
+
+    return _run(run_down(_data(data, _file(None))))
+
+
+# --- looking in
+
+
+@cli.command()
+@_asking
+def members(data: Path | None, node: str | None, api: str | None, token: str | None, form: str) -> None:
+    """List the members of the cluster, as one agent sees them."""
+    from rumor.cli import output
+
+    output.show(_agent_api(data, node, api, token).get("/v1/members"), form, output.members)
+
+
+@cli.command()
+@_asking
+def table(data: Path | None, node: str | None, api: str | None, token: str | None, form: str) -> None:
+    """Show services, servers, states, weights, and the evidence behind each."""
+    from rumor.cli import output
+
+    output.show(_agent_api(data, node, api, token).get("/v1/table"), form, output.table)
+
+
+@cli.command()
+@_asking
+def health(data: Path | None, node: str | None, api: str | None, token: str | None, form: str) -> int:
+    """Say whether an agent lives and is ready; exit status 0 if it is."""
+    import json
+
+    from rumor.cli import output
+
+    status, body = _agent_api(data, node, api, token).request("GET", "/ready")
+    output.show(json.loads(body), form, output.health)
+    return 0 if status == 200 else 1
+
+
+@cli.group()
+def config() -> None:
+    """Show, compare and check HAProxy's configuration."""
+
+
+@config.command("show")
+@click.argument("revision", required=False)
+@_asking
+def config_show(
+    revision: str | None, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
+) -> None:
+    """Print a revision's text; without REVISION the one that is wanted now."""
+    from rumor.cli import output
+
+    client = _agent_api(data, node, api, token)
+    if revision is None:
+        revision = client.get("/v1/table")["revision"]
+        if not revision:
+            raise RumorError("no revision has passed its check yet: see `rumor config history`")
+    output.show(_revision(client, revision), form, output.revision)
+
+
+@config.command("history")
+@click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many, newest first.")
+@_asking
+def config_history(
+    limit: int, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
+) -> None:
+    """List revisions with their causes and outcomes, newest first."""
+    from rumor.cli import output
+
+    output.show(_agent_api(data, node, api, token).get(f"/v1/config/history?limit={limit}"), form, output.history)
+
+
+@config.command("diff")
+@click.argument("old")
+@click.argument("new")
+@_asking
+def config_diff(
+    old: str, new: str, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
+) -> None:
+    """Compare two revisions, named by the beginnings of their ids."""
+    from rumor.cli import output
+
+    client = _agent_api(data, node, api, token)
+    output.show(output.difference(_revision(client, old), _revision(client, new)), form, output.diff)
+
+
+@config.command("check")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--config", "toml", envvar="RUMOR_FILE", type=click.Path(path_type=Path), help="rumor.toml, for a template."
+)
+@_format_option
+def config_check(file: Path, toml: Path | None, form: str) -> int:
+    """Ask HAProxy whether it would load FILE: a haproxy.cfg, or a template that ends in .j2."""
+    from rumor.cli import output
+    from rumor.cli.checking import check_file
+
+    words = check_file(file, _file(toml))
+    output.show({"file": str(file), "ok": not words, "words": words}, form, output.check)
+    return 1 if words else 0
+
+
+@cli.command()
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@_format_option
+def validate(file: Path | None, form: str) -> int:
+    """Read rumor.toml and say what is wrong with it."""
+    from rumor.cli import output
+
+    path = file or _file(None)
+    if path is None:
+        raise click.UsageError("there is no ./rumor.toml: name a FILE (`rumor init` writes one)")
+    config = load(path, environ=os.environ)
+    value = {
+        "file": str(path),
+        "ok": True,
+        "services": [service.name for service in config.services],
+        "warnings": list(config.warnings),
+    }
+    output.show(value, form, output.validated)
+    return 0
+
+
+@cli.command()
+@click.argument("file", default=DEFAULT_FILE, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--force", is_flag=True, help="Replace a file that is there.")
+def init(file: Path, force: bool) -> None:
+    """Write a commented rumor.toml to begin with."""
+    from importlib import resources
+
+    if file.exists() and not force:
+        raise ConfigError(f"{file} is there already: --force replaces it")
+    file.write_text(resources.files("rumor.cli").joinpath("sample.toml").read_text(encoding="utf-8"), encoding="utf-8")
+    click.echo(f"wrote {file}; next: rumor up")
+
+
+@cli.command()
+@_file_option
+@_data_option
+@_format_option
+def doctor(file: Path | None, data: Path | None, form: str) -> int:
+    """Say what this machine has and lacks: HAProxy, ports, limits."""
+    from rumor.cli import output
+    from rumor.cli.examination import examine
+
+    path = _file(file)
+    findings = examine(path, _data(data, path), os.environ)
+    value = {"ok": all(finding.ok for finding in findings), "findings": [finding.value() for finding in findings]}
+    output.show(value, form, output.findings)
+    return 0 if value["ok"] else 1
+
+
+@cli.command()
+def version() -> None:
+    """Print rumor's version."""
+    click.echo(f"rumor {__version__}")
+
+
+# --- small change
+
+
+def _run(work: Coroutine[Any, Any, int]) -> int:
+    return asyncio.run(work)
+
+
+def _file(file: Path | None) -> Path | None:
+    """Return the rumor.toml to read: the one that was named, else the one that is here, else None."""
+    if file is not None:
+        return file
+    named = os.environ.get("RUMOR_FILE")
+    if named:
+        return Path(named)
+    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+
+
+def _data(data: Path | None, file: Path | None) -> Path:
+    if data is not None:
+        return data.absolute()
+    return (file.parent if file is not None else Path()).absolute() / DEFAULT_DATA
+
+
+def _overrides(settings: tuple[str, ...]) -> dict[tuple[str, ...], object]:
+    overrides: dict[tuple[str, ...], object] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set wants KEY=VALUE, and this is {setting!r}")
+        try:
+            value: object = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        overrides[tuple(key.strip().split("."))] = value
+    return overrides
+
+
+def _write_app_file(app: str, data: Path) -> Path:
+    """Write the rumor.toml of `rumor up --app`."""
+    import json
+
+    data.mkdir(parents=True, exist_ok=True)
+    path = data / "app.toml"
+    # A JSON string is a TOML string.
+    path.write_text(f"[service.web]\ncommand = {json.dumps(app)}\nreplicas = 1\n", encoding="utf-8")
+    return path
+
+
+def _agent_api(data: Path | None, node: str | None, api: str | None, token: str | None) -> "AgentApi":
+    from rumor.api_client import AgentApi
+    from rumor.places import places
+
+    if api:
+        return AgentApi(url=api, token=token or "")
+    directory = _data(data, _file(None))
+    if node is None and not places(directory, "balancer").agent_socket.exists():
+        # No balancer here: where one node lives in this directory, that is the one meant.
+        found = [
+            path.name for path in sorted(directory.glob("*")) if places(directory, path.name).agent_socket.exists()
+        ]
+        node = found[0] if len(found) == 1 else None
+    client = AgentApi(socket_path=places(directory, node or "balancer").agent_socket)
+    if not places(directory, node or "balancer").agent_socket.exists():
+        raise RumorError(
+            f"no agent of {node or 'a balancer'} runs in {directory}: "
+            "start `rumor up` or `rumor agent`, or say --data or --api"
+        )
+    return client
+
+
+def _revision(client: "AgentApi", prefix: str) -> dict[str, Any]:
+    if not prefix.isalnum():
+        raise click.UsageError(f"{prefix!r} is no revision: take the beginning of an id from `rumor config history`")
+    return client.get(f"/v1/config/revisions/{prefix}")

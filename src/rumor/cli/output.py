@@ -1,0 +1,133 @@
+"""Tables and colours: the only place of the command line that draws. JSON is printed as the agent gave it.
+
+Text from the network goes through `_safe`: a name must not steer the terminal it is printed on.
+"""
+
+import difflib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+Value = dict[str, Any]
+Draw = Callable[[Value], "Table | Text | str"]
+
+_COLOURS = {
+    "alive": "green", "suspect": "yellow", "leaving": "yellow", "left": "dim", "failed": "red",
+    "ready": "green", "drain": "yellow", "maint": "red", "applied": "green", "refused": "red", "pending": "yellow",
+}  # fmt: skip
+
+
+def show(value: Value, form: str, draw: Draw) -> None:
+    """Print a value as JSON or as its table."""
+    if form == "json":
+        click.echo(json.dumps(value, indent=2))
+        return
+    drawn = draw(value)
+    if isinstance(drawn, str):
+        click.echo(drawn, nl=not drawn.endswith("\n"))
+        return
+    console = Console()
+    # Piped output is for programs and logs: no line is cut to a terminal that is not there.
+    console.print(drawn, soft_wrap=True, width=None if console.is_terminal else 400)
+
+
+def members(value: Value) -> Table:
+    drawn = _table("name", "address", "status", "tags")
+    for member in value["members"]:
+        tags = ",".join(f"{key}={text}" for key, text in member["tags"].items())
+        drawn.add_row(_safe(member["name"]), member["addr"], _state(member["status"]), _safe(tags))
+    return drawn
+
+
+def table(value: Value) -> Table:
+    drawn = _table("service", "server", "address", "state", "weight", "HAProxy", "sessions", "evidence")
+    for service in value["services"]:
+        for server in service["servers"] or [None]:
+            if server is None:
+                drawn.add_row(service["name"], Text("no server", style="red"))
+                continue
+            haproxy = server["haproxy"] or {}
+            drawn.add_row(
+                service["name"],
+                server["name"],
+                server["address"],
+                _state(server["state"]),
+                str(server["weight"]),
+                f"{haproxy.get('status', '-')} {haproxy.get('check', '')}".strip(),
+                str(haproxy.get("sessions", "-")),
+                _safe("; ".join(_evidence(entry) for entry in server["evidence"])),
+            )
+    return drawn
+
+
+def _evidence(entry: Value) -> str:
+    by = f" ({entry['by']})" if entry["by"] else ""
+    return f"{entry['source']}: {entry['says']}{by}"
+
+
+def health(value: Value) -> str:
+    return "ready" if value["ready"] else f"not ready: {value['reason']}"
+
+
+def history(value: Value) -> Table:
+    drawn = _table("revision", "at", "outcome", "how", "cause", "words")
+    for entry in value["revisions"]:
+        drawn.add_row(
+            entry["id"][:12], entry["at"], _state(entry["outcome"]), entry["how"], _safe(entry["cause"]),
+            _safe(entry["words"].splitlines()[0] if entry["words"] else ""),
+        )  # fmt: skip
+    return drawn
+
+
+def revision(value: Value) -> str:
+    return str(value["text"])
+
+
+def difference(old: Value, new: Value) -> Value:
+    """Return a unified diff of two revisions' texts."""
+    lines = difflib.unified_diff(
+        old["text"].splitlines(keepends=True), new["text"].splitlines(keepends=True), old["id"][:12], new["id"][:12]
+    )
+    return {"old": old["id"], "new": new["id"], "cause": new["cause"], "diff": "".join(lines)}
+
+
+def diff(value: Value) -> Text:
+    drawn = Text(f"{value['cause']}\n")
+    for line in value["diff"].splitlines():
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        drawn.append(f"{line}\n", style=style)
+    return drawn
+
+
+def check(value: Value) -> str:
+    return f"{value['file']}: {'HAProxy would load it' if value['ok'] else value['words']}"
+
+
+def validated(value: Value) -> str:
+    services = ", ".join(value["services"]) or "none"
+    return "\n".join([f"{value['file']}: right (services: {services})", *value["warnings"]])
+
+
+def findings(value: Value) -> Table:
+    drawn = _table("", "what", "found", "what to do")
+    for finding in value["findings"]:
+        mark = Text("ok", style="green") if finding["ok"] else Text("lacks", style="red")
+        drawn.add_row(mark, finding["what"], _safe(finding["found"]), finding["advice"])
+    return drawn
+
+
+def _table(*columns: str) -> Table:
+    return Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+
+
+def _state(word: str) -> Text:
+    return Text(word, style=_COLOURS.get(word, ""))
+
+
+def _safe(text: str) -> Text:
+    return Text(text if text.isprintable() else ascii(text)[1:-1])

@@ -1,0 +1,389 @@
+"""Run a planned cluster on this machine: start, watch, revive, stop, and leave nothing behind.
+
+supervisord keeps the processes alive; this file asks it. Order: HAProxy and apps first, agents after them; at the end
+agents first (drain, leave), then HAProxy, then the apps.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rumor.agent.balancer_settings import balancing_settings
+from rumor.api_client import AgentApi
+from rumor.config import Config
+from rumor.errors import ConfigError, Refused, RumorError, Unreachable
+from rumor.local.plan import AGENTS, APPS, BALANCER, HAPROXY, LocalPlan, NodePlan, Tools, make_plan, node_names
+from rumor.local.ports import LOOPBACK, Ports
+from rumor.local.processes import ProcessId, end, identify, read_record, write_record
+from rumor.model import Cause, Instant, Seconds, Table, WallTime
+from rumor.names import Endpoint
+from rumor.places import places, run_directory
+from rumor.render.publish import check_haproxy, find_haproxy, read_template, write_atomically
+from rumor.render.template import render
+from rumor.supervise.backoff import FIRST_PAUSE, LONGEST_PAUSE, Backoff
+from rumor.supervise.base import ENDED, ProgramState, ProgramStatus
+from rumor.supervise.supervisord import Supervisord, write_config
+
+_WATCH_INTERVAL = 0.25
+_POLL = 0.05
+_STOP_SLACK = Seconds(5.0)
+_DEFAULT_BIND, _DEFAULT_STATS = 8080, 1936
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSettings:
+    """Which cluster, and where."""
+
+    config: Config
+    file: Path
+    """rumor.toml, absolute."""
+    data: Path
+    """The data directory, absolute."""
+    standby: Mapping[str, int]
+    """By service, how many nodes are planned but not started."""
+    join: bool = True
+    """Whether the agents are told of one another."""
+
+
+class LocalCluster:
+    """One cluster on this machine; at most one per data directory."""
+
+    def __init__(self, settings: ClusterSettings, *, say: Callable[[str], None], environ: Mapping[str, str]) -> None:
+        """Prepare; nothing is touched before `start`.
+
+        Args:
+            settings: which cluster, and where.
+            say: told, in one line, what takes a while.
+            environ: for finding programs.
+        """
+        self._settings = settings
+        self._say = say
+        self._environ = environ
+        self._data = settings.data
+        self._run = run_directory(settings.data)
+        self._supervisor = Supervisord(self._run)
+        self._backoffs: dict[str, Backoff] = {}
+        self._lock: int | None = None
+        self._haproxy = find_haproxy(environ)
+        self.plan: LocalPlan = LocalPlan(self._data, (), (), (), None)
+        """Empty before `start`."""
+
+    async def start(self) -> None:
+        """Start everything that is not on standby; what a killed predecessor left running is ended first.
+
+        Raises:
+            ConfigError: something is wrong before anything was started; the text says what to do.
+            Unreachable: supervisord did not come up.
+        """
+        self._make_directories()
+        self._take_lock()
+        try:
+            await self._end_predecessor()
+            ports = Ports(self._data / "ports.json")
+            self.plan = self._make_plan(ports)
+            await self._write_first_haproxy_config()
+            ports.keep()
+            await self._launch()
+        except BaseException:
+            self._release_lock()
+            raise
+
+    async def stop(self) -> None:
+        """Stop everything in order; afterwards no process and no socket of the cluster is left."""
+        try:
+            for group in (AGENTS, HAPROXY, APPS):
+                await self._stop_programs([program.name for program in self.plan.programs if program.group == group])
+            await self._supervisor.shut_down()
+            await self._supervisor.wait_ended(Seconds(10.0))
+        except RumorError as error:
+            self._say(f"supervisord does not help to stop: {error}")
+        await asyncio.to_thread(end, read_record(self._record))
+        self._clean_up()
+        self._release_lock()
+
+    async def stop_now(self) -> None:
+        """End everything at once, without draining."""
+        await asyncio.to_thread(end, read_record(self._record))
+        self._clean_up()
+        self._release_lock()
+
+    def detach(self) -> None:
+        """Leave the cluster running; `rumor down` ends it."""
+        self._release_lock()
+
+    # --- single nodes
+
+    async def start_node(self, name: str) -> None:
+        """Start a node's app and its agent, without waiting until they are ready."""
+        node = self.plan.node(name)
+        await self._supervisor.start([node.process, node.agent])
+
+    async def stop_node(self, name: str) -> None:
+        """Stop a node as its supervisor would: the agent first (drain, leave), then the app."""
+        node = self.plan.node(name)
+        await self._stop_programs([node.agent])
+        await self._stop_programs([node.process])
+
+    async def restart_node(self, name: str) -> None:
+        await self.stop_node(name)
+        await self.start_node(name)
+
+    async def states(self) -> tuple[ProgramStatus, ...]:
+        return await self._supervisor.states()
+
+    async def pid(self, program: str) -> int | None:
+        """Return the pid of a program, such as `web-1-app`, None if it does not run."""
+        return next((status.pid for status in await self.states() if status.name == program), None)
+
+    # --- looking
+
+    def api(self, node: str = BALANCER) -> AgentApi:
+        return AgentApi(socket_path=places(self._data, node).agent_socket)
+
+    async def ask(self, path: str, node: str = BALANCER) -> dict[str, Any]:
+        """Return what an agent's API answers.
+
+        Raises:
+            Unreachable: the agent does not answer.
+            Refused: it answers with an error.
+        """
+        return await asyncio.to_thread(self.api(node).get, path)
+
+    @property
+    def url(self) -> str:
+        return _url(self.plan.binds[0])
+
+    @property
+    def stats_url(self) -> str:
+        return _url(self.plan.stats) if self.plan.stats else ""
+
+    def started_nodes(self) -> list[NodePlan]:
+        """Return the nodes with an app that are not on standby."""
+        return [node for node in self.plan.nodes if node.part != BALANCER and not node.is_standby]
+
+    async def wait_ready(self, deadline: Seconds, names: Sequence[str] | None = None) -> None:
+        """Wait until HAProxy routes to all these nodes (all started ones by default).
+
+        Raises:
+            Unreachable: it does not within the deadline; the text says what is missing.
+        """
+        wanted = set(names if names is not None else [node.name for node in self.started_nodes()])
+        missing = ", ".join(sorted(wanted)) or "the balancer"
+        told = time.monotonic()
+        try:
+            async with asyncio.timeout(deadline):
+                while True:
+                    with contextlib.suppress(Unreachable, Refused):
+                        await self.ask("/ready")
+                        missing = ", ".join(sorted(wanted - await self._serving()))
+                        if not missing:
+                            return
+                    if time.monotonic() - told > 2:
+                        told = time.monotonic()
+                        self._say(f"waiting for {missing}")
+                    await self._revive()
+                    await asyncio.sleep(_POLL)
+        except TimeoutError as error:
+            logs = f"see the logs in {self._data}/NODE/log"
+            raise Unreachable(f"not ready after {deadline:g} s: {missing}{await self._ailing()}; {logs}") from error
+
+    async def keep_alive(self, on_change: Callable[[ProgramStatus], None] = lambda _: None) -> None:
+        """Revive what supervisord has given up on, and keep the record of our processes, until cancelled."""
+        last: dict[str, ProgramState] = {}
+        while True:
+            with contextlib.suppress(Unreachable, Refused):
+                for status in await self._revive():
+                    if last.get(status.name, status.state) is not status.state:
+                        on_change(status)
+                    last[status.name] = status.state
+            await asyncio.sleep(_WATCH_INTERVAL)
+
+    # --- from here on: how
+
+    def _make_directories(self) -> None:
+        for node in (BALANCER, *(name for name, *_ in node_names(self._settings.config, self._settings.standby))):
+            place = places(self._data, node)
+            place.make()
+            place.logs.mkdir(exist_ok=True)
+
+    @property
+    def _record(self) -> Path:
+        return self._data / "processes.json"
+
+    def _take_lock(self) -> None:
+        handle = os.open(self._data / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            pid = os.pread(handle, 20, 0).decode(errors="replace").strip()
+            os.close(handle)
+            raise ConfigError(
+                f"this cluster is run by process {pid or 'unknown'} already: stop that, or choose another --data"
+            ) from error
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        self._lock = handle
+
+    def _release_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def _end_predecessor(self) -> None:
+        """End what a killed predecessor has left running, so that this start begins clean."""
+        if await self._supervisor.is_alive():
+            self._say("a cluster of an earlier start still runs here: ending it first")
+            await self._supervisor.shut_down()
+            await self._supervisor.wait_ended(Seconds(60.0))
+        ended = await asyncio.to_thread(end, read_record(self._record))
+        if ended:
+            self._say(f"ended what an earlier start has left: {', '.join(ended)}")
+        self._clean_up()
+
+    def _make_plan(self, ports: Ports) -> LocalPlan:
+        config, settings = self._settings.config, self._settings
+        binds, stats = self._haproxy_addresses(ports)
+        names = node_names(config, settings.standby)
+        app_ports = {}
+        for name, service, number, _ in names:
+            if service.port and number == 1:
+                app_ports[name] = ports.fixed(
+                    f"{name}/app", service.port, f"service.{service.name}.port", host=LOOPBACK
+                )
+            else:
+                app_ports[name] = ports.free(f"{name}/app")
+        gossip_ports = {
+            name: ports.free(f"{name}/gossip", also_udp=True) for name in (BALANCER, *(name for name, *_ in names))
+        }
+        return make_plan(
+            config,
+            file=settings.file,
+            data=self._data,
+            gossip_ports=gossip_ports,
+            app_ports=app_ports,
+            binds=binds,
+            stats=stats,
+            standby=settings.standby,
+            tools=Tools(sys.executable, self._haproxy.path, self._find_program),
+            join=settings.join,
+        )
+
+    def _haproxy_addresses(self, ports: Ports) -> tuple[tuple[Endpoint, ...], Endpoint | None]:
+        balancer = self._settings.config.balancer
+        for number, bind in enumerate(balancer.binds, start=1):
+            ports.fixed(f"balancer/http-{number}", bind.port, "balancer.bind", host=bind.host)
+        binds = balancer.binds or (Endpoint(LOOPBACK, ports.free("balancer/http", preferred=_DEFAULT_BIND)),)
+        if balancer.stats is None:
+            return binds, Endpoint(LOOPBACK, ports.free("balancer/stats", preferred=_DEFAULT_STATS))
+        ports.fixed("balancer/stats", balancer.stats.port, "balancer.stats", host=balancer.stats.host)
+        return binds, balancer.stats
+
+    def _find_program(self, name: str) -> str | None:
+        found = shutil.which(name, path=self._environ.get("PATH"))
+        if found is None and (self._settings.file.parent / name).is_file():
+            found = shutil.which(str(self._settings.file.parent / name))
+        return found
+
+    async def _write_first_haproxy_config(self) -> None:
+        """Give HAProxy something to start with: the whole configuration with no server yet."""
+        config = self._settings.config
+        balancer = replace(config.balancer, binds=self.plan.binds, stats=self.plan.stats)
+        place = self.plan.balancer_places
+        settings = balancing_settings(
+            replace(config, balancer=balancer), place.run_directory, read_template(balancer.template)
+        )
+        cause = Cause("start", "the cluster was started", at=WallTime(time.time()))
+        revision = render(Table(), settings.render, cause)
+        words = await check_haproxy(self._haproxy.path, revision.text)
+        if words:
+            raise Refused(f"HAProxy would not load its configuration: {words}")
+        await asyncio.to_thread(write_atomically, place.haproxy_config, revision.text)
+
+    async def _launch(self) -> None:
+        config = self._data / "supervisord.conf"
+        text = write_config(self.plan.programs, run_directory=self._run, log=self._data / "supervisord.log")
+        await asyncio.to_thread(write_atomically, config, text)
+        await self._supervisor.launch(config)
+        await self._keep_record(await self.states())
+
+    async def _stop_programs(self, names: Sequence[str]) -> None:
+        wanted = {program.name: program for program in self.plan.programs if program.name in names}
+        if not wanted:
+            return
+        await self._supervisor.stop(list(wanted))
+        deadline = max(program.stop_wait for program in wanted.values()) + _STOP_SLACK
+        try:
+            async with asyncio.timeout(deadline):
+                # supervisord tells nobody when a program ends: asking is all there is.
+                while not all(status.state in ENDED for status in await self.states() if status.name in wanted):  # noqa: ASYNC110
+                    await asyncio.sleep(_POLL)
+        except TimeoutError as error:
+            raise Unreachable(f"{', '.join(wanted)} did not stop within {deadline:g} s") from error
+
+    async def _revive(self) -> tuple[ProgramStatus, ...]:
+        statuses = await self.states()
+        now = Instant(time.monotonic())
+        for status in statuses:
+            backoff = self._backoffs.get(status.name, Backoff())
+            if status.state is ProgramState.FATAL:
+                longest = FIRST_PAUSE if status.name == HAPROXY else LONGEST_PAUSE
+                backoff = backoff.note_failed(now, longest=longest)
+                if backoff.is_due(now):
+                    backoff = backoff.note_retried()
+                    await self._supervisor.start([status.name])
+            elif status.state is ProgramState.RUNNING:
+                backoff = backoff.note_running(now)
+            self._backoffs[status.name] = backoff
+        await self._keep_record(statuses)
+        return statuses
+
+    async def _keep_record(self, statuses: Sequence[ProgramStatus]) -> None:
+        ours: dict[str, ProcessId] = {}
+        pids = {status.name: status.pid for status in statuses} | {"supervisord": await self._supervisor.pid()}
+        for name, pid in pids.items():
+            process = identify(pid) if pid else None
+            if process is not None:
+                ours[name] = process
+        if ours != read_record(self._record):
+            await asyncio.to_thread(write_record, self._record, ours)
+
+    async def _serving(self) -> set[str]:
+        """Return the servers that HAProxy routes to now."""
+        table = await self.ask("/v1/table")
+        return {
+            server["name"]
+            for service in table["services"]
+            for server in service["servers"]
+            if server["state"] == "ready" and str((server["haproxy"] or {}).get("status", "")).startswith("UP")
+        }
+
+    async def _ailing(self) -> str:
+        with contextlib.suppress(RumorError):
+            bad = [f"{s.name} is {s.state.value}" for s in await self.states() if s.state in _AILING]
+            return f" ({', '.join(bad)})" if bad else ""
+        return ""
+
+    def _clean_up(self) -> None:
+        """Remove the sockets; the processes that made them are gone."""
+        for node in (BALANCER, *(name for name, *_ in node_names(self._settings.config, self._settings.standby))):
+            for socket in places(self._data, node).run_directory.glob("*.sock"):
+                socket.unlink(missing_ok=True)
+        for name in ("supervisor.sock", "supervisord.pid"):
+            (self._run / name).unlink(missing_ok=True)
+        self._record.unlink(missing_ok=True)
+
+
+_AILING = frozenset({ProgramState.FATAL, ProgramState.BACKOFF, ProgramState.EXITED})
+
+
+def _url(endpoint: Endpoint) -> str:
+    host = LOOPBACK if endpoint.host in ("", "0.0.0.0") else endpoint.host  # noqa: S104 - "any" is reached here, too
+    return f"http://{Endpoint('::1' if host == '::' else host, endpoint.port)}"

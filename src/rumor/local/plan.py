@@ -1,0 +1,216 @@
+"""A configuration -> the nodes and the supervised programs of a cluster on this machine. Nothing here acts."""
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rumor.config import Config, ServiceConfig
+from rumor.errors import ConfigError
+from rumor.model import Seconds
+from rumor.names import Endpoint, HostPort
+from rumor.places import Places, places
+from rumor.supervise.base import Program
+
+BALANCER = "balancer"
+AGENTS, APPS, HAPROXY = "agents", "apps", "haproxy"
+# supervisord stops groups of a higher priority first: agents drain and leave, then HAProxy, then the apps.
+_PRIORITY = {AGENTS: 900, HAPROXY: 500, APPS: 100}
+_LEAVE_SECONDS = 8.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One node: an agent, and the process it speaks for."""
+
+    name: str
+    part: str
+    gossip: HostPort
+    port: int
+    """Where its app listens; 0 for the balancer."""
+    is_standby: bool
+    """Planned, but not started with the cluster."""
+
+    @property
+    def agent(self) -> str:
+        """The name of its agent's program."""
+        return f"{self.name}-agent"
+
+    @property
+    def process(self) -> str:
+        """The name of its app's program, or HAProxy's."""
+        return HAPROXY if self.part == BALANCER else f"{self.name}-app"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPlan:
+    """A whole cluster on this machine."""
+
+    data: Path
+    nodes: tuple[NodePlan, ...]
+    programs: tuple[Program, ...]
+    binds: tuple[Endpoint, ...]
+    stats: Endpoint | None
+
+    def node(self, name: str) -> NodePlan:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise ConfigError(f"there is no node {name} in this cluster (known: {', '.join(n.name for n in self.nodes)})")
+
+    @property
+    def balancer_places(self) -> Places:
+        return places(self.data, BALANCER)
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What the plan needs to know of the machine."""
+
+    python: str
+    haproxy: Path
+    find_program: Callable[[str], str | None]
+    """Returns the path of a program, None if there is none."""
+
+
+def node_names(config: Config, standby: Mapping[str, int]) -> list[tuple[str, ServiceConfig, int, bool]]:
+    """Return name, service, number and standby of each node that runs an app."""
+    return [
+        (f"{service.name}-{number}", service, number, number > service.replicas)
+        for service in config.services
+        if service.command
+        for number in range(1, service.replicas + standby.get(service.name, 0) + 1)
+    ]
+
+
+def make_plan(
+    config: Config,
+    *,
+    file: Path,
+    data: Path,
+    gossip_ports: Mapping[str, int],
+    app_ports: Mapping[str, int],
+    binds: Sequence[Endpoint],
+    stats: Endpoint | None,
+    standby: Mapping[str, int],
+    tools: Tools,
+    join: bool = True,
+) -> LocalPlan:
+    """Lay out the cluster.
+
+    Args:
+        config: what the file says.
+        file: rumor.toml, absolute; every agent reads it.
+        data: the data directory, absolute.
+        gossip_ports: by node name, the balancer's included.
+        app_ports: by node name.
+        binds: where HAProxy serves.
+        stats: where it shows its statistics.
+        standby: by service, how many more nodes are planned but not started.
+        tools: the machine.
+        join: whether the agents are told of one another; without, each stays alone.
+
+    Raises:
+        ConfigError: an app's command cannot be run.
+    """
+    joins = [f"127.0.0.1:{port}" for port in gossip_ports.values()][:8] if join else []
+    nodes = [NodePlan(BALANCER, BALANCER, HostPort("127.0.0.1", gossip_ports[BALANCER]), 0, False)]
+    apps: list[Program] = []
+    for name, service, _, is_standby in node_names(config, standby):
+        node = NodePlan(name, service.name, HostPort("127.0.0.1", gossip_ports[name]), app_ports[name], is_standby)
+        nodes.append(node)
+        apps.append(_app(node, service, file, data, tools))
+    drain = max((service.drain for service in config.services), default=Seconds(0.0))
+    own = [f"balancer.bind={_toml_list([str(bind) for bind in binds])}"]
+    if stats is not None:
+        own.append(f'balancer.stats="{stats}"')
+    agents = [_agent(node, file, data, joins, own if node.part == BALANCER else [], drain, tools) for node in nodes]
+    return LocalPlan(data, tuple(nodes), (_haproxy(data, tools), *apps, *agents), tuple(binds), stats)
+
+
+def _toml_list(texts: Sequence[str]) -> str:
+    return "[" + ", ".join(f'"{text}"' for text in texts) + "]"
+
+
+def _agent(
+    node: NodePlan,
+    file: Path,
+    data: Path,
+    joins: Sequence[str],
+    overrides: Sequence[str],
+    drain: Seconds,
+    tools: Tools,
+) -> Program:
+    settings = list(overrides)
+    if node.port:
+        settings.append(f"service.{node.part}.port={node.port}")
+    command = [
+        tools.python, "-m", "rumor", "agent", node.part,
+        "--file", str(file), "--data", str(data), "--node", node.name, "--bind", str(node.gossip),
+        "--preset", "local",
+    ]  # fmt: skip
+    for join in joins:
+        if join != str(node.gossip):
+            command += ["--join", join]
+    for setting in settings:
+        command += ["--set", setting]
+    return Program(
+        name=node.agent,
+        group=AGENTS,
+        command=tuple(command),
+        directory=data,
+        log=places(data, node.name).logs / "agent.log",
+        stop_wait=Seconds(drain + _LEAVE_SECONDS),
+        priority=_PRIORITY[AGENTS],
+        autostart=not node.is_standby,
+    )
+
+
+def _app(node: NodePlan, service: ServiceConfig, file: Path, data: Path, tools: Tools) -> Program:
+    key = f"service.{service.name}.command"
+    try:
+        words = shlex.split(service.command)
+    except ValueError as error:
+        raise ConfigError(f"{file}: {key}: {error}") from error
+    if not words:
+        raise ConfigError(f"{file}: {key}: is empty")
+    filled = [word.replace("{host}", "127.0.0.1").replace("{port}", str(node.port)) for word in words]
+    found = tools.find_program(filled[0])
+    if found is None and filled[0] in ("python", "python3"):
+        found = tools.python
+    if found is None:
+        raise ConfigError(f"{file}: {key}: there is no program {filled[0]!r} on this machine")
+    return Program(
+        name=node.process,
+        group=APPS,
+        command=(found, *filled[1:]),
+        directory=file.parent,
+        log=places(data, node.name).logs / "app.log",
+        environment={
+            "HOST": "127.0.0.1",
+            "PORT": str(node.port),
+            "TAG": node.name,
+            "PYTHONUNBUFFERED": "1",
+            **service.environment,
+            "RUMOR_NODE": node.name,
+            "RUMOR_NODE_DIRECTORY": str(places(data, node.name).directory),
+        },
+        stop_wait=Seconds(10.0),
+        priority=_PRIORITY[APPS],
+        autostart=not node.is_standby,
+    )
+
+
+def _haproxy(data: Path, tools: Tools) -> Program:
+    place = places(data, BALANCER)
+    return Program(
+        name=HAPROXY,
+        group=HAPROXY,
+        command=(
+            str(tools.haproxy), "-W", "-S", f"{place.master_socket},mode,600", "-f", str(place.haproxy_config),
+        ),
+        directory=data,
+        log=place.logs / "haproxy.log",
+        stop_wait=Seconds(5.0),
+        priority=_PRIORITY[HAPROXY],
+    )  # fmt: skip
