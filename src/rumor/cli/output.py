@@ -32,8 +32,10 @@ def show(value: Value, form: str, draw: Draw) -> None:
         click.echo(drawn, nl=not drawn.endswith("\n"))
         return
     console = Console()
-    # Piped output is for programs and logs: no line is cut to a terminal that is not there.
-    console.print(drawn, soft_wrap=True, width=None if console.is_terminal else 400)
+    if not console.is_terminal:
+        # Piped output is for programs and logs: no line is cut to a terminal that is not there.
+        console = Console(width=1000)
+    console.print(drawn, soft_wrap=True)
 
 
 def members(value: Value) -> Table:

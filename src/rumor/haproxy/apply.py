@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import assert_never
 
 from rumor.errors import ConfigError, Refused, Unreachable
-from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, ServerKey, read_config
+from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, ServerKey, carried_revision, read_config
 from rumor.haproxy.plan import (
     AddServer,
     DrainServer,
@@ -166,6 +166,7 @@ class Applier:
         """
         config = self._config(revision.id, revision.text)
         previous = await asyncio.to_thread(self._replace_file, revision.text)
+        self._learn(previous)
         observed = await self.observe()
         if observed is None:
             return ApplyReport("none", wake_in=Seconds(0.5))
@@ -218,6 +219,13 @@ class Applier:
             return None if text is None else self._config(revision, text)
         except Refused:
             return None
+
+    def _learn(self, text: str | None) -> None:
+        """Remember what the file held: HAProxy may have been started with it, before any journal knew it."""
+        revision = carried_revision(text or "")
+        if text is not None and revision and revision not in self._known:
+            with contextlib.suppress(Refused):
+                self._config(revision, text)
 
     def _replace_file(self, text: str) -> str | None:
         """Write the file if it differs; return what it held before."""

@@ -99,3 +99,9 @@ def _read_server(line: str, section: str, number: int) -> ServerLine:
         )
     except PeerError as error:
         raise Refused(f"haproxy.cfg line {number}: {error}") from error
+
+
+def carried_revision(text: str) -> str:
+    """Return the id that a configuration's own line carries, empty if it has none."""
+    match = re.search(rf"^\s*set-var {re.escape(REVISION_VARIABLE)} str\(([0-9a-f]{{64}})\)", text, re.MULTILINE)
+    return match[1] if match else ""

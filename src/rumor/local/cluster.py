@@ -29,7 +29,7 @@ from rumor.places import places, run_directory
 from rumor.render.publish import check_haproxy, find_haproxy, read_template, write_atomically
 from rumor.render.template import render
 from rumor.supervise.backoff import FIRST_PAUSE, LONGEST_PAUSE, Backoff
-from rumor.supervise.base import ENDED, ProgramState, ProgramStatus
+from rumor.supervise.base import AILING, ENDED, ProgramState, ProgramStatus
 from rumor.supervise.supervisord import Supervisord, write_config
 
 _WATCH_INTERVAL = 0.25
@@ -367,7 +367,7 @@ class LocalCluster:
 
     async def _ailing(self) -> str:
         with contextlib.suppress(RumorError):
-            bad = [f"{s.name} is {s.state.value}" for s in await self.states() if s.state in _AILING]
+            bad = [f"{s.name} is {s.state.value}" for s in await self.states() if s.state in AILING]
             return f" ({', '.join(bad)})" if bad else ""
         return ""
 
@@ -379,9 +379,6 @@ class LocalCluster:
         for name in ("supervisor.sock", "supervisord.pid"):
             (self._run / name).unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
-
-
-_AILING = frozenset({ProgramState.FATAL, ProgramState.BACKOFF, ProgramState.EXITED})
 
 
 def _url(endpoint: Endpoint) -> str:

@@ -14,7 +14,7 @@ from rumor.local.cluster import ClusterSettings, LocalCluster
 from rumor.local.processes import end, read_record
 from rumor.model import Seconds
 from rumor.places import Places, places, run_directory
-from rumor.supervise.base import ProgramStatus
+from rumor.supervise.base import AILING, ProgramState, ProgramStatus
 from rumor.supervise.supervisord import Supervisord
 
 _READY_DEADLINE = Seconds(60.0)
@@ -79,7 +79,7 @@ async def run_down(data: Path) -> int:
 
 async def _watch(cluster: LocalCluster, stop: asyncio.Event) -> None:
     async with asyncio.TaskGroup() as tasks:
-        keeper = tasks.create_task(cluster.keep_alive(_tell_program), name="keep alive")
+        keeper = tasks.create_task(cluster.keep_alive(_Teller().tell), name="keep alive")
         if sys.stdout.isatty():
             # A late import: rich is loaded only where somebody looks.
             from rumor.local.live import show_live
@@ -145,9 +145,18 @@ async def _until(stop: asyncio.Event, work: Coroutine[object, object, None]) -> 
     return False
 
 
-def _tell_program(status: ProgramStatus) -> None:
-    words = f": {status.words}" if status.words else ""
-    _say(f"{status.name} is {status.state.value}{words}")
+class _Teller:
+    """Says when a program falls, and when it is back."""
+
+    def __init__(self) -> None:
+        self._fallen: set[str] = set()
+
+    def tell(self, status: ProgramStatus) -> None:
+        has_fallen = status.state in AILING
+        if has_fallen or (status.state is ProgramState.RUNNING and status.name in self._fallen):
+            words = f": {status.words}" if status.words else ""
+            _say(f"{status.name} is {status.state.value}{words}")
+            (self._fallen.add if has_fallen else self._fallen.discard)(status.name)
 
 
 def _all_places(data: Path) -> list[Places]:

@@ -63,7 +63,7 @@ def weigh(candidates: Sequence[Candidate], *, floor: int) -> tuple[Server, ...]:
     """
     judged = [(candidate, _judge(candidate)) for candidate in sorted(candidates, key=lambda entry: entry.member.name)]
     out = sum(candidate.is_out_by_gossip for candidate, _ in judged)
-    ready = sum(server.rotation is Rotation.READY for _, server in judged)
+    ready = sum(server.rotation is Rotation.READY and not candidate.is_shut_off for candidate, server in judged)
     # Servers that are out for another reason count on neither side: panic is about those that could serve.
     panic = out > ready
     if panic:

@@ -22,6 +22,8 @@ class ProgramState(Enum):
 
 
 ENDED = frozenset({ProgramState.STOPPED, ProgramState.EXITED, ProgramState.FATAL})
+AILING = frozenset({ProgramState.BACKOFF, ProgramState.EXITED, ProgramState.FATAL})
+"""States that nobody asked for."""
 
 
 @dataclass(frozen=True, slots=True)

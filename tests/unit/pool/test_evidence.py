@@ -150,6 +150,15 @@ def test_exactly_half_suspect_is_no_panic() -> None:
     assert rotations([candidate(status=SUSPECT, seen=observed()), *good("web-2")]) == {"web-1": DRAIN, "web-2": READY}
 
 
+def test_servers_that_haproxy_holds_down_do_not_count_against_panic() -> None:
+    entries = [
+        candidate("web-1", SUSPECT, seen=observed("web-1")),
+        candidate("web-2", seen=observed("web-2", is_up=False)),
+        candidate("web-3", seen=observed("web-3", is_up=False)),
+    ]
+    assert rotations(entries)["web-1"] is READY
+
+
 def test_the_only_server_is_not_drained_by_suspicion() -> None:
     assert rotations([candidate(status=SUSPECT)]) == {"web-1": READY}
 
@@ -163,6 +172,13 @@ def test_panic_keeps_failed_members_whose_servers_haproxy_finds_up() -> None:
 def test_failed_members_whose_checks_fail_are_no_ground_for_panic() -> None:
     failed = [candidate(name, FAILED, seen=observed(name, is_up=False)) for name in ("web-1", "web-2")]
     assert rotations([*failed, candidate("web-3", FAILED), *good("web-4")]) == {"web-4": READY}
+
+
+@pytest.mark.parametrize("seen", [None, observed(is_up=None), observed(rotation=MAINT)])
+def test_failed_members_whose_servers_nobody_found_up_are_no_ground_for_panic(seen: ServerObservation | None) -> None:
+    failed = [candidate(name, FAILED, seen=seen) for name in ("web-1", "web-2", "web-3")]
+    assert rotations([*failed, *good("web-4")]) == {"web-4": READY}
+    assert rotations(failed) == {}
 
 
 def test_suspects_whose_checks_fail_are_no_ground_for_panic() -> None:
