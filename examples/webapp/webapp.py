@@ -4,8 +4,9 @@
     POST /delay           {"delay": 250}: every later answer takes 250 ms
     GET /health           200 without a session, for checks
 
-Standard library only. Told by the environment: HOST, PORT, TAG (its name), REQUEST_LOG (a file: one JSON line for each
-request, written the moment its head has been read, so that the file proves what had reached this process).
+Standard library only. Told by the environment: HOST, PORT, TAG (its name), DELAY (how many milliseconds an answer takes
+from the start), REQUEST_LOG (a file: one JSON line for each request, written the moment its head has been read, so that
+the file proves what had reached this process).
 """
 
 import argparse
@@ -47,12 +48,12 @@ class App(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, host: str, port: int, tag: str, request_log: str) -> None:
+    def __init__(self, host: str, port: int, tag: str, request_log: str, delay_ms: float) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler)
         self.ip = host
         self.tag = tag
-        self.delay_seconds = 0.0
+        self.delay_seconds = delay_ms / 1000
         self.sessions = Sessions()
         self.numbers = itertools.count(1)
         self.log_file = os.open(request_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if request_log else -1
@@ -171,7 +172,8 @@ def main() -> None:
     options = parser.parse_args()
     tag = os.environ.get("TAG", socket.gethostname())
     # SIGTERM ends the process at once, requests and all: an app may be that simple, since it is drained before.
-    App(options.host, options.port, tag, os.environ.get("REQUEST_LOG", "")).serve_forever()
+    delay_ms = float(os.environ.get("DELAY", "0"))
+    App(options.host, options.port, tag, os.environ.get("REQUEST_LOG", ""), delay_ms).serve_forever()
 
 
 if __name__ == "__main__":

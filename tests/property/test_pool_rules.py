@@ -2,7 +2,7 @@
 
 from random import Random
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rumor.model import (
@@ -65,6 +65,7 @@ def ready(servers: tuple[Server, ...]) -> set[MemberName]:
     return {server.name for server in servers if server.rotation is Rotation.READY}
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates(), st.randoms())
 def test_the_order_of_the_members_does_not_matter(entries: list[Candidate], random: Random) -> None:
     shuffled = entries.copy()
@@ -72,18 +73,21 @@ def test_the_order_of_the_members_does_not_matter(entries: list[Candidate], rand
     assert weigh(entries, floor=2) == weigh(shuffled, floor=2)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates())
 def test_suspicion_alone_never_takes_more_than_half(entries: list[Candidate]) -> None:
     able = {entry.member.name for entry in entries if could_serve(entry)}
     assert 2 * len(ready(weigh(entries, floor=0)) & able) >= len(able)
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates(), st.integers(0, 8))
 def test_a_node_that_wants_out_gets_out(entries: list[Candidate], floor: int) -> None:
     out = {entry.member.name for entry in entries if entry.offer.state in HELD_BACK or entry.is_leaving}
     assert not ready(weigh(entries, floor=floor)) & out
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates(), st.integers(0, 8))
 def test_a_ready_server_of_a_member_in_good_standing_is_in_rotation(entries: list[Candidate], floor: int) -> None:
     good = {
@@ -94,6 +98,7 @@ def test_a_ready_server_of_a_member_in_good_standing_is_in_rotation(entries: lis
     assert good <= ready(weigh(entries, floor=floor))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates(), st.integers(0, 8))
 def test_a_failed_members_server_is_there_only_for_a_reason_that_is_named(entries: list[Candidate], floor: int) -> None:
     status = {entry.member.name: entry.member.status for entry in entries}
@@ -102,6 +107,7 @@ def test_a_failed_members_server_is_there_only_for_a_reason_that_is_named(entrie
             assert {entry.source for entry in server.evidence} & {"panic", "floor"}
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates(), st.integers(0, 8))
 def test_the_floor_only_adds_and_adds_no_more_than_it_must(entries: list[Candidate], floor: int) -> None:
     without, within = weigh(entries, floor=0), weigh(entries, floor=floor)
@@ -124,6 +130,7 @@ def members_of(entries: list[Candidate]) -> list[Member]:
     ]
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates(), st.lists(st.sampled_from(NAMES), unique=True).flatmap(
     lambda names: st.tuples(*(observations(name) for name in names))
 ))  # fmt: skip
@@ -135,6 +142,7 @@ def test_blindness_removes_nothing(entries: list[Candidate], running: tuple[Serv
     assert {entry.server for entry in running} <= {server.name for server in table.services[0].servers}
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(candidates(), candidates())
 def test_changes_lead_from_one_table_to_the_other(old: list[Candidate], new: list[Candidate]) -> None:
     before, after = (Table((Service(WEB, weigh(entries, floor=0)),)) for entries in (old, new))

@@ -220,6 +220,40 @@ def down(data: Path | None) -> int:
     return _run(run_down(_data(data, _file(None))))
 
 
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout at the end; progress goes to stderr.")
+@click.option("--keep", is_flag=True, help="Leave the cluster running; `rumor down` ends it.")
+@click.option("--rate", type=click.FloatRange(1, 5000), default=200.0, show_default=True, help="Requests a second.")
+@click.option("--nodes", type=click.IntRange(2, 50), default=3, show_default=True, help="Web nodes at the start.")
+@click.option("--delay", type=click.IntRange(0, 1000), default=20, show_default=True, help="Service time in ms.")
+@click.option("--step", "steps", multiple=True, metavar="NAME", help="Tell only this step; repeat for more.")
+@click.option(
+    "--without",
+    multiple=True,
+    type=click.Choice(["gossip", "drain", "redispatch"]),
+    help="Switch this off, and see the demo fail.",
+)
+@_data_option
+def demo(
+    as_json: bool,
+    keep: bool,
+    rate: float,
+    nodes: int,
+    delay: int,
+    steps: tuple[str, ...],
+    without: tuple[str, ...],
+    data: Path | None,
+) -> int:
+    """Watch a real HAProxy keep serving while web nodes join, drain, crash and freeze."""
+    from rumor.demo.story import DemoSettings, run_demo, step_names
+
+    unknown = [step for step in steps if step not in step_names()]
+    if unknown:
+        raise click.UsageError(f"there is no step {unknown[0]!r}; the steps are: {', '.join(step_names())}")
+    settings = DemoSettings(rate, nodes, delay, steps, frozenset(without), as_json, keep, data)
+    return _run(run_demo(settings, os.environ))
+
+
 # --- looking in
 
 

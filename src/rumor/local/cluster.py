@@ -126,11 +126,14 @@ class LocalCluster:
         node = self.plan.node(name)
         await self._supervisor.start([node.process, node.agent])
 
-    async def stop_node(self, name: str) -> None:
-        """Stop a node as its supervisor would: the agent first (drain, leave), then the app."""
+    async def stop_node(self, name: str, *, at_once: bool = False) -> None:
+        """Stop a node as its supervisor would: the agent first (drain, leave), then the app; or both at once."""
         node = self.plan.node(name)
-        await self._stop_programs([node.agent])
-        await self._stop_programs([node.process])
+        if at_once:
+            await self._stop_programs([node.process, node.agent])
+        else:
+            await self._stop_programs([node.agent])
+            await self._stop_programs([node.process])
 
     async def restart_node(self, name: str) -> None:
         await self.stop_node(name)
