@@ -11,8 +11,10 @@ from rumor.pool.table import PoolSettings
 from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
 
 
-def balancing_settings(config: Config, run_directory: Path, template_text: str) -> BalancingSettings:
-    """Return what a balancer needs.
+def balancing_settings(
+    config: Config, run_directory: Path, template_text: str, *, maxconn: int | None = None
+) -> BalancingSettings:
+    """Return what a balancer needs; `maxconn` is what this machine allows, where that is less than the file wants.
 
     Raises:
         ConfigError: the file does not say where HAProxy listens.
@@ -24,7 +26,7 @@ def balancing_settings(config: Config, run_directory: Path, template_text: str) 
         binds=balancer.binds,
         stats=balancer.stats,
         run_directory=run_directory,
-        maxconn=balancer.maxconn,
+        maxconn=balancer.maxconn if maxconn is None else maxconn,
         server_timeout=balancer.server_timeout,
         backends=tuple(_backend(config, service) for service in config.services),
         template_text=template_text,

@@ -7,7 +7,7 @@ the members and, at the latest, each second, so that what runs is read back and 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rumor.agent.drain import Drained, format_drained
@@ -15,7 +15,7 @@ from rumor.errors import Refused, RumorError, Unreachable
 from rumor.haproxy.apply import Applier, ApplyReport, Observed
 from rumor.journal import Journal
 from rumor.log import get_logger
-from rumor.model import Cause, Instant, Outcome, Record, Revision, Rotation, ServerObservation, Table, WallTime
+from rumor.model import Cause, Instant, Member, Outcome, Record, Revision, Rotation, ServerObservation, Table, WallTime
 from rumor.names import MemberName, ServiceName
 from rumor.pool.table import Blindness, PoolSettings, build_table, changes, drained, explain
 from rumor.render.settings import RenderSettings
@@ -188,17 +188,17 @@ class Balancing:
             await self._report_refusal(refusal.subject, refusal.reason)
         for offer in refused:
             await self._report_refusal(offer.member, offer.reason)
-        await self._take(table)
+        await self._take(table, snapshot.members)
         if self._revision is None:
             return _RECONCILE_INTERVAL
         report = await self._applier.apply(self._revision)
         await self._note_report(self._revision, report)
         return min(self._acknowledge(snapshot, report), _RECONCILE_INTERVAL)
 
-    async def _take(self, table: Table) -> None:
+    async def _take(self, table: Table, members: Sequence[Member]) -> None:
         """Make a revision of a changed table, and journal what changed and why."""
         now = WallTime(time.time())
-        made = changes(self._table, table)
+        made = changes(self._table, table, members)
         if not made and (self._revision is not None or self._has_failed):
             # The same routing: newer evidence alone makes no revision, nor does offering a broken template again.
             self._table = table

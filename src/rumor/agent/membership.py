@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
-from rumor.agent.drain import Drained, parse_drained
+from rumor.agent.drain import BALANCER_TAG, Drained, parse_drained
 from rumor.errors import PeerError
 from rumor.joiner import Joiner
 from rumor.log import get_logger
@@ -102,7 +102,7 @@ class Membership:
             self._snapshot.close()
 
     def set_tags(self, tags: dict[str, str]) -> None:
-        """Replace this member's tags; the others hear of it by gossip.
+        """Replace this member's tags: balancers are told at once, the others hear of it by gossip.
 
         Raises:
             ConfigError: the tags do not fit into Serf's 512 bytes; the old ones stay.
@@ -111,6 +111,11 @@ class Membership:
             meta = encode_tags(tags)
             self._tags = dict(tags)
             self._runner.set_meta(meta)
+            self.tell_balancers()
+
+    def tell_balancers(self) -> None:
+        """Say again, straight to every balancer, what this member says of itself."""
+        self._runner.announce([member.name for member in self.members() if BALANCER_TAG in member.tags])
 
     def tell_drained(self, member: MemberName, payload: bytes) -> None:
         """Send a balancer's word to one member; a lost packet is made good by the next repetition."""
@@ -120,6 +125,7 @@ class Membership:
         """Tell the others that this node leaves on purpose; at most `deadline` seconds."""
         self._snapshot.note_leave()
         self._runner.leave()
+        self.tell_balancers()
         try:
             async with asyncio.timeout(deadline):
                 await self._has_left.wait()

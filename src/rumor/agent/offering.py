@@ -21,6 +21,7 @@ log = get_logger("app")
 # An agent that comes back after kill -9 finds its app running: one good answer in this time, and its first word to
 # the cluster already says ready. An app that needs longer joins as starting.
 _FIRST_CHECK_WAIT = 0.5
+_REPEAT_INTERVAL = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +108,13 @@ class Offering:
         """Wake a drain that is under way, since the members changed."""
         self._drain_changed.set()
 
-    async def drain(self, members: Callable[[], tuple[Member, ...]]) -> None:
-        """Say draining and wait until the balancers have let go, or the longest drain time is over."""
+    async def drain(self, members: Callable[[], tuple[Member, ...]], tell_balancers: Callable[[], None]) -> None:
+        """Say draining and wait until the balancers have let go, or the longest drain time is over.
+
+        Args:
+            members: everybody, as known at each call.
+            tell_balancers: repeats this node's word to them; a lost packet then costs one repetition.
+        """
         self._is_draining = True
         for service in self._offers:
             self._say(service, AppState.DRAINING, "this node was asked to stop")
@@ -118,13 +124,15 @@ class Offering:
         while not self._drain.is_done(Instant(time.monotonic())):
             self._drain_changed.clear()
             try:
-                async with asyncio.timeout_at(asyncio.get_running_loop().time() + deadline - time.monotonic()):
+                async with asyncio.timeout(min(_REPEAT_INTERVAL, max(0.0, deadline - time.monotonic()))):
                     await self._drain_changed.wait()
             except TimeoutError:
-                log.warning("drain_deadline", after=f"{wait}s", waited_for=_names(self._drain))
-                return
+                tell_balancers()
             self._drain = self._drain.forget_left(members())
-        log.info("drained", services=",".join(self._offers))
+        if self._drain.awaited:
+            log.warning("drain_deadline", after=f"{wait:g}s", waited_for=_names(self._drain))
+        else:
+            log.info("drained", services=",".join(self._offers))
 
     def _listener(self, service: ServiceName) -> Callable[[AppState, Outcome], None]:
         def listen(state: AppState, outcome: Outcome) -> None:

@@ -162,7 +162,7 @@ class Agent:
 
     async def _drain_and_leave(self, membership: Membership) -> None:
         if self._offering.offers():
-            await self._offering.drain(membership.members)
+            await self._offering.drain(membership.members, membership.tell_balancers)
         self._record("leave", self._name, "this node leaves")
         timings = PRESETS[self._config.cluster.preset or "lan"]
         await membership.leave(deadline=Seconds(timings.leave_timeout + _LEAVE_SLACK))
@@ -234,9 +234,15 @@ class Agent:
 
     def _balancing_settings(self, config: Config) -> "BalancingSettings":
         from rumor.agent.balancer_settings import balancing_settings
-        from rumor.render.publish import read_template
+        from rumor.render.publish import allowed_maxconn, read_template
 
-        return balancing_settings(config, self._place.run_directory, read_template(config.balancer.template))
+        balancer = config.balancer
+        return balancing_settings(
+            config,
+            self._place.run_directory,
+            read_template(balancer.template),
+            maxconn=allowed_maxconn(balancer.maxconn),
+        )
 
     @contextlib.asynccontextmanager
     async def _serve_api(self, membership: Membership) -> AsyncIterator[UnixServer]:

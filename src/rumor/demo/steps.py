@@ -9,6 +9,7 @@ import os
 import signal
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from rumor.demo.report import StepReport
 from rumor.demo.stage import Stage, Step
@@ -32,7 +33,7 @@ async def nodes_join(stage: Stage, report: StepReport) -> None:
     answered = dict(zip(names, await asyncio.gather(*waits), strict=True))
     effects = []
     for name in names:
-        await stage.until(lambda name=name: _has_served(stage, name), _EFFECT_DEADLINE, f"a request reaches {name}")
+        await stage.until(partial(_has_served, stage, name), _EFFECT_DEADLINE, f"a request reaches {name}")
         first = min(result.sent_at + result.took for result in stage.load.results if result.server == name)
         effects.append((first - answered[name]) * 1000)
     stage.started += names
@@ -79,7 +80,7 @@ async def agent_killed(stage: Stage, report: StepReport) -> None:
 
     async def is_back() -> bool:
         status = await stage.cluster.ask("/v1/status", name)
-        return status["pid"] != pid and status["ready"] and status["gossip"]["has_synced"]
+        return bool(status["pid"] != pid and status["ready"] and status["gossip"]["has_synced"])
 
     back = await stage.until(is_back, _EFFECT_DEADLINE, f"the agent of {name} is back")
     report.effect_ms = round((back - began) * 1000)
@@ -130,7 +131,7 @@ async def balancer_agent_killed(stage: Stage, report: StepReport) -> None:
 
     async def is_in_control() -> bool:
         status = await stage.cluster.ask("/v1/status")
-        return status["pid"] != pid and status["ready"] and status["haproxy"]["converged"]
+        return bool(status["pid"] != pid and status["ready"] and status["haproxy"]["converged"])
 
     back = await stage.until(is_in_control, _EFFECT_DEADLINE, "the balancer's agent is in control again")
     report.effect_ms = round((back - began) * 1000)
@@ -146,7 +147,7 @@ async def rolling_restart(stage: Stage, report: StepReport) -> None:
     for name in stage.started:
         await stage.stop_node(name)
         await stage.cluster.start_node(name)
-        await stage.until(lambda name=name: stage.in_rotation(name), _EFFECT_DEADLINE, f"{name} is back in rotation")
+        await stage.until(partial(stage.in_rotation, name), _EFFECT_DEADLINE, f"{name} is back in rotation")
     report.effect_ms = round((time.monotonic() - began) * 1000)
 
 

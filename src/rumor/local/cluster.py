@@ -26,7 +26,7 @@ from rumor.local.processes import ProcessId, end, identify, read_record, write_r
 from rumor.model import Cause, Instant, Seconds, Table, WallTime
 from rumor.names import Endpoint
 from rumor.places import places, run_directory
-from rumor.render.publish import check_haproxy, find_haproxy, read_template, write_atomically
+from rumor.render.publish import allowed_maxconn, check_haproxy, find_haproxy, read_template, write_atomically
 from rumor.render.template import render
 from rumor.supervise.backoff import FIRST_PAUSE, LONGEST_PAUSE, Backoff
 from rumor.supervise.base import AILING, ENDED, ProgramState, ProgramStatus
@@ -301,7 +301,10 @@ class LocalCluster:
         balancer = replace(config.balancer, binds=self.plan.binds, stats=self.plan.stats)
         place = self.plan.balancer_places
         settings = balancing_settings(
-            replace(config, balancer=balancer), place.run_directory, read_template(balancer.template)
+            replace(config, balancer=balancer),
+            place.run_directory,
+            read_template(balancer.template),
+            maxconn=allowed_maxconn(balancer.maxconn),
         )
         cause = Cause("start", "the cluster was started", at=WallTime(time.time()))
         revision = render(Table(), settings.render, cause)

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import shutil
 import socket
 import subprocess
@@ -183,6 +184,12 @@ def test_bind(endpoints: Iterable[Endpoint]) -> str:
         except OSError as error:
             return f"cannot bind {endpoint}: {error.strerror}"
     return ""
+
+
+def allowed_maxconn(wanted: int) -> int:
+    """Return `fit_maxconn` for this process's own limit, which HAProxy under the same supervisor has, too."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return wanted if hard == resource.RLIM_INFINITY else fit_maxconn(wanted, files_limit=hard)
 
 
 def fit_maxconn(wanted: int, *, files_limit: int) -> int:

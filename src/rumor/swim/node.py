@@ -196,7 +196,7 @@ class Node:
         self._wake(now)
         if not self._is_leaving:
             self._is_leaving = True
-            claim = Dead(self._me.incarnation, self._settings.name, self._settings.name)
+            claim = self._farewell()
             self._table.merge_dead(claim, now)
             self._queue.queue(claim.node, encode(claim))
             self._leave_deadline = Instant(now + self._timings.leave_timeout)
@@ -210,6 +210,21 @@ class Node:
             self._me.meta = meta
             self._me.incarnation += 1
             self._announce(now)
+        self._arm(now)
+
+    def announce(self, names: Sequence[str], now: Instant) -> None:
+        """Tell some members straight away what this node says of itself, ahead of gossip's luck.
+
+        An ordinary alive message, or dead once it leaves, in a packet of its own: whom it does not reach hears of it
+        by gossip. Gossip alone leaves a given member out for seconds now and then: with the local preset's two sends
+        each, in about one of ten cases among six members.
+        """
+        self._wake(now)
+        message = encode(self._farewell() if self._is_leaving else self._claim())
+        for name in names:
+            record = self._table.records.get(name)
+            if record is not None and record is not self._me and record.state not in GONE:
+                self._send(record.address, [message], piggyback=False)
         self._arm(now)
 
     def send_user(self, name: str, payload: bytes, now: Instant) -> bool:
@@ -491,8 +506,14 @@ class Node:
             self._notify(events.LeaveDone())
 
     def _announce(self, now: Instant) -> None:
+        self._queue.queue(self._me.name, encode(self._claim()))
+
+    def _claim(self) -> Alive:
         me = self._me
-        self._queue.queue(me.name, encode(Alive(me.incarnation, me.name, me.address, me.meta, me.versions)))
+        return Alive(me.incarnation, me.name, me.address, me.meta, me.versions)
+
+    def _farewell(self) -> Dead:
+        return Dead(self._me.incarnation, self._me.name, self._me.name)
 
     def _refute(self, accused: int, now: Instant) -> None:
         """Answer an accusation: only a higher incarnation than the accused one outweighs it."""

@@ -147,6 +147,10 @@ class GossipRunner(asyncio.DatagramProtocol):
         self._node.set_meta(meta, _now())
         self._settle()
 
+    def announce(self, names: Sequence[str]) -> None:
+        self._node.announce(names, _now())
+        self._settle()
+
     def send_user(self, name: str, payload: bytes) -> bool:
         is_sent = self._node.send_user(name, payload, _now())
         self._settle()
