@@ -5,12 +5,18 @@ Facts: reference/haproxy.md, section 1.
 """
 
 import asyncio
+import time
 from pathlib import Path
 
 from rumor.errors import Bug, Unreachable
+from rumor.log import get_logger
 from rumor.model import Seconds
 
+log = get_logger("haproxy")
+
 DEADLINE = Seconds(5.0)
+_SLOW = Seconds(0.1)
+"""An answer that takes longer is worth a line in the log; usual are one or two milliseconds."""
 RELOAD_DEADLINE = Seconds(30.0)
 _REPLY_LIMIT = 64 * 1024 * 1024
 _COMMAND_LIMIT = 16_000
@@ -33,6 +39,7 @@ class CommandSocket:
         for command in commands:
             if "\n" in command or ";" in command or len(command) > _COMMAND_LIMIT:
                 raise Bug(f"this is not one command for HAProxy: {command[:200]!a}")
+        began = time.monotonic()
         try:
             async with asyncio.timeout(deadline):
                 return await self._exchange(";".join(commands))
@@ -40,6 +47,10 @@ class CommandSocket:
             raise Unreachable(f"HAProxy did not answer on {self.path} within {deadline:g} s") from error
         except OSError as error:
             raise Unreachable(f"HAProxy does not listen on {self.path}: {error.strerror or error}") from error
+        finally:
+            took = time.monotonic() - began
+            if took > _SLOW:
+                log.warning("haproxy_slow", command=commands[0][:80], took=f"{took:.3f}s")
 
     async def _exchange(self, line: str) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self.path))

@@ -113,7 +113,8 @@ def make_plan(
     Raises:
         ConfigError: an app's command cannot be run.
     """
-    joins = [f"127.0.0.1:{port}" for port in gossip_ports.values()][:8] if join else []
+    waiting = {name for name, *_, is_standby in node_names(config, standby) if is_standby}
+    joins = [f"127.0.0.1:{port}" for name, port in gossip_ports.items() if join and name not in waiting][:8]
     nodes = [NodePlan(BALANCER, BALANCER, HostPort("127.0.0.1", gossip_ports[BALANCER]), 0, False)]
     apps: list[Program] = []
     for name, service, _, is_standby in node_names(config, standby):
