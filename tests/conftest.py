@@ -7,6 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Examples are judged by what they do, not by how long a busy machine takes for one.
+settings.register_profile("rumor", deadline=None)
+settings.load_profile("rumor")
 
 
 def require_program(name: str, package: str) -> Path:

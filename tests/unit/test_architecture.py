@@ -15,12 +15,12 @@ MODULES = {
 
 # Lower may not import higher; equals may not import one another unless they are the same package.
 FLOORS: dict[str, int] = {
-    "model": 0, "names": 0, "offers": 0, "errors": 0, "log": 0,
+    "model": 0, "names": 0, "offers": 0, "errors": 0, "log": 0, "places": 0, "api_client": 0,
     "swim": 1,
     "serf": 2,
     "joiner": 3,
     "sources": 4, "pool": 4, "render": 4, "haproxy": 4, "supervise": 4, "checks": 4, "journal": 4, "web": 4,
-    "config": 5,
+    "config": 5, "config_lines": 4,
     "agent": 6,
     "local": 7,
     "demo": 8,
@@ -40,12 +40,13 @@ ACTING_LIBRARIES = {
     "os",
 }
 THINKING = {
-    "model", "names", "offers", "errors",
+    "model", "names", "offers", "errors", "config_lines", "config",
     "swim.messages", "swim.codec", "swim.presets", "swim.membership", "swim.suspicion", "swim.probe", "swim.awareness",
     "swim.broadcast", "swim.events", "swim.node", "swim.simulation",
     "serf.tags", "sources.base", "sources.gossip", "pool.table", "pool.evidence",
-    "render.settings", "render.template", "haproxy.lines", "haproxy.stats", "haproxy.config_text", "haproxy.plan",
-    "checks.outcome", "supervise.base", "supervise.backoff", "web.views", "agent.drain", "local.plan", "demo.verdict",
+    "render.settings", "render.template", "haproxy.replies", "haproxy.config_text", "haproxy.plan",
+    "checks.outcome", "supervise.base", "supervise.backoff", "web.views", "agent.drain", "agent.settings",
+    "agent.balancer_settings", "local.plan", "demo.verdict", "demo.report",
 }  # fmt: skip
 
 

@@ -164,6 +164,9 @@ class Membership:
                 self._tell("member_suspected", name, f"{name} is suspect, accused by {by}")
             case events.MemberRefuted(name):
                 self._tell("member_refuted", name, f"{name} refuted the suspicion")
+            case events.Refuted():
+                # Balancers must not depend on gossip's luck to learn that this node is back.
+                self.tell_balancers()
             case events.MemberFailed(name, by):
                 self._remember(name, is_alive=False)
                 self._tell("member_failed", name, f"{name} failed, says {by}")

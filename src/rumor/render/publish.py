@@ -95,14 +95,15 @@ def read_template(path: Path | None) -> str:
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Replace a file so that a reader, or a crash at any moment, finds the old text or the new one, whole."""
+    """Replace a file so that a reader, or a process killed at any moment, finds the old text or the new one, whole.
+
+    Not forced to the disk: a busy disk would hold up a drain for seconds, and what a power cut takes is rendered anew.
+    """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), mode)
             file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):

@@ -30,6 +30,13 @@ class MemberRefuted:
 
 
 @dataclass(frozen=True, slots=True)
+class Refuted:
+    """This node has answered what was said of it: an accusation, or the memory of an earlier life."""
+
+    incarnation: int
+
+
+@dataclass(frozen=True, slots=True)
 class MemberFailed:
     name: str
     by: str
@@ -85,6 +92,7 @@ Event = (
     | MemberUpdated
     | MemberSuspected
     | MemberRefuted
+    | Refuted
     | MemberFailed
     | MemberLeft
     | Synced

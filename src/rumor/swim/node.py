@@ -520,6 +520,7 @@ class Node:
         self._me.incarnation = max(self._me.incarnation, accused) + 1
         self._awareness.apply(1)
         self._announce(now)
+        self._notify(events.Refuted(self._me.incarnation))
 
     # --- messages
 
