@@ -31,7 +31,7 @@ from rumor.render.publish import read_template
 
 SWITCHES = ("gossip", "drain", "redispatch")
 """What `--without` can switch off, to show that the demo fails then."""
-_READY_DEADLINE = Seconds(30.0)
+_READY_DEADLINE = Seconds(20.0)
 _SETTLE = 1.5
 _REQUESTS_END = Seconds(12.0)
 _STANDBY = 2

@@ -124,7 +124,8 @@ class LocalCluster:
     async def start_node(self, name: str) -> None:
         """Start a node's app and its agent, without waiting until they are ready."""
         node = self.plan.node(name)
-        await self._supervisor.start([node.process, node.agent])
+        # The agent first: it takes longer to come up, and asks for the app ten times a second until it answers.
+        await self._supervisor.start([node.agent, node.process])
 
     async def stop_node(self, name: str, *, at_once: bool = False) -> None:
         """Stop a node as its supervisor would: the agent first (drain, leave), then the app; or both at once."""
@@ -180,7 +181,7 @@ class LocalCluster:
         """
         wanted = set(names if names is not None else [node.name for node in self.started_nodes()])
         missing = ", ".join(sorted(wanted)) or "the balancer"
-        told = time.monotonic()
+        told, told_at = "", time.monotonic()
         try:
             async with asyncio.timeout(deadline):
                 while True:
@@ -189,8 +190,8 @@ class LocalCluster:
                         missing = ", ".join(sorted(wanted - await self._serving()))
                         if not missing:
                             return
-                    if time.monotonic() - told > 2:
-                        told = time.monotonic()
+                    if missing != told and time.monotonic() - told_at > 2:
+                        told, told_at = missing, time.monotonic()
                         self._say(f"waiting for {missing}")
                     await self._revive()
                     await asyncio.sleep(_POLL)
