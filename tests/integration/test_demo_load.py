@@ -17,9 +17,11 @@ class Server:
         self.requests: list[bytes] = []
         self.connections = 0
         self.is_refusing = False
+        self.open = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.open += 1
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -30,6 +32,9 @@ class Server:
                 if b"close" in head.lower():
                     break
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        self.open -= 1
 
 
 @contextlib.asynccontextmanager
@@ -44,7 +49,7 @@ async def running(rate: float) -> AsyncIterator[tuple[Server, Load]]:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         listener.close()
-        await asyncio.sleep(0.05)
+        await until(lambda: server.open == 0)
 
 
 async def until(holds: Callable[[], bool], deadline: float = 10.0) -> None:

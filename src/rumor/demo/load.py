@@ -155,6 +155,9 @@ class Load:
                 if connection is None:
                     connection = await _Connection.open(self._address)
                 status, server = await connection.ask(method, request_id, keep=keep)
+            if keep and connection.is_usable:
+                self._idle.append(connection)
+                connection = None
         except TimeoutError:
             error = f"no answer within {REQUEST_DEADLINE:g} s"
         except h11.RemoteProtocolError as failure:
@@ -163,10 +166,7 @@ class Load:
             error = failure.strerror or str(failure)
         finally:
             del self.in_flight[request_id]
-        if connection is not None:
-            if keep and not error and connection.is_usable:
-                self._idle.append(connection)
-            else:
+            if connection is not None:
                 connection.close()
         took = Seconds(time.monotonic() - sent_at)
         self.results.append(Result(request_id, method, keep, sent_at, took, status, server, error))
