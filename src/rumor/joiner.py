@@ -142,7 +142,7 @@ class Joiner:
 
     def note(self, event: Synced | SyncFailed) -> None:
         """Learn how a try went. Exchanges that others asked for come by here too, and are none of ours."""
-        if event.address not in self._under_way:
+        if event.address is None or event.address not in self._under_way:
             return
         self._under_way[event.address] -= 1
         if not self._under_way[event.address]:

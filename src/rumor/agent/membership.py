@@ -177,7 +177,8 @@ class Membership:
                 self._joiner.note(event)
                 if not self._has_synced:
                     self._has_synced = True
-                    self._tell("joined", str(address), f"joined the cluster through {address}")
+                    through = f"through {address}" if address else "met by another member"
+                    self._tell("joined", self._settings.name, f"joined the cluster, {through}")
             case events.SyncFailed():
                 self._joiner.note(event)
             case events.NameConflict(name, ours, theirs):

@@ -10,36 +10,25 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import assert_never
+from typing import Protocol
 
-from rumor.errors import ConfigError, Refused, Unreachable
-from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, ServerKey, carried_revision, read_config
-from rumor.haproxy.plan import (
-    AddServer,
-    DrainServer,
-    MaintServer,
-    Memory,
-    Plan,
-    ProbeServer,
-    ReadyServer,
-    RemoveServer,
-    Step,
-    WeightServer,
-    plan,
-)
+from rumor.errors import ConfigError, Refused, RumorError, Unreachable
+from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_revision, read_config
+from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
+from rumor.haproxy.plan import Memory, Plan, ProbeServer, Step, plan
 from rumor.haproxy.replies import (
     Processes,
     filter_state,
-    parse_info,
     parse_processes,
     parse_reload,
     parse_servers,
     parse_variable,
+    split_picture,
 )
-from rumor.haproxy.runtime import RELOAD_DEADLINE, CommandSocket
+from rumor.haproxy.runtime import DEADLINE, RELOAD_DEADLINE, CommandSocket
 from rumor.log import get_logger
 from rumor.model import Instant, Revision, Seconds, ServerObservation
 from rumor.names import HostPort, ServiceName
@@ -48,7 +37,19 @@ log = get_logger("haproxy")
 
 _ROUNDS = 4
 _RELOAD_PAUSE = Seconds(1.0)
+_REFUSAL_PAUSE = Seconds(30.0)
+"""A revision that HAProxy refused is not offered again before: each try may cost it a moment."""
 _PROBES_AT_ONCE = 64
+_PROBE_PATIENCE = Seconds(0.25)
+"""Others wait meanwhile. A server that is slower comes in by HAProxy's own check."""
+_OLD_WORKERS_ASKED = 8
+_TEXTS_KEPT = 8
+
+
+class Commands(Protocol):
+    """One of HAProxy's command sockets."""
+
+    async def ask(self, *commands: str, deadline: Seconds = DEADLINE) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +81,20 @@ class ApplyReport:
     done: tuple[str, ...] = ()
     """The steps that were carried out, in words."""
     refused: str = ""
-    """HAProxy's words against the revision; then the last good one runs on."""
+    """HAProxy's words against the revision, said once; the last good one runs on, and is what the file holds."""
     is_converged: bool = False
     wake_in: Seconds | None = None
+    """When to call again at the latest, if something waits."""
     observed: Observed | None = None
     """What ran at the end; None if HAProxy does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The text of a revision, and the same taken apart."""
+
+    text: str
+    config: ConfigText
 
 
 class Applier:
@@ -97,6 +107,8 @@ class Applier:
         text_of: Callable[[str], Awaitable[str | None]],
         write: Callable[[Path, str], None],
         probe: Callable[[ServiceName, HostPort], Awaitable[bool]],
+        connect: Callable[[Path], Commands] = CommandSocket,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the HAProxy of one run directory.
 
@@ -105,16 +117,21 @@ class Applier:
             text_of: returns the text of a revision by its id, None if nobody knows it.
             write: replaces a file atomically.
             probe: asks one server of a service whether it is well, within its own deadline.
+            connect: returns the commands behind a socket's path; the fake HAProxy has its own.
+            clock: a monotonic clock.
         """
         self.settings = settings
         self._text_of = text_of
         self._write = write
         self._probe = probe
-        self._worker = CommandSocket(settings.run_directory / "haproxy.sock")
-        self._master = CommandSocket(settings.run_directory / "master.sock")
+        self._clock = clock
+        self._worker = connect(settings.run_directory / "haproxy.sock")
+        self._master = connect(settings.run_directory / "master.sock")
         self._memory = Memory()
-        self._known: dict[str, ConfigText] = {}
-        self._last_reload = -_RELOAD_PAUSE
+        self._known: dict[str, _Known] = {}
+        self._refused: dict[str, Instant] = {}
+        """Revisions that HAProxy refused, and when they may be offered again."""
+        self._last_reload = Instant(clock() - _RELOAD_PAUSE)
         self._lock: int | None = None
 
     def lock(self) -> None:
@@ -147,13 +164,15 @@ class Applier:
         """
         try:
             processes = parse_processes(await self._master.ask("show proc"))
-            info = parse_info(await self._worker.ask("show info"))
-            variable = await self._worker.ask(f"get var {REVISION_VARIABLE}")
-            servers = await self._servers()
+            picture = split_picture(
+                await self._worker.ask(f"get var {REVISION_VARIABLE}", "show servers state", "show stat -1 4 -1")
+            )
+            old_stats = [stat async for stat in self._old_stats(processes)]
         except Unreachable as error:
             log.debug("haproxy_unreachable", reason=str(error))
             return None
-        return Observed(processes, info.get("Version", ""), parse_variable(variable), servers)
+        servers = parse_servers(picture.state, picture.stat, old_stats)
+        return Observed(processes, processes.version, parse_variable(picture.variable), servers)
 
     async def apply(self, revision: Revision) -> ApplyReport:
         """Do what can be done now to bring HAProxy to this revision.
@@ -164,68 +183,72 @@ class Applier:
             Refused: the text is not one rumor can steer, or HAProxy refused a step it should have taken.
             Unreachable: HAProxy stopped answering half-way.
         """
-        config = self._config(revision.id, revision.text)
+        config = self._learn(revision.id, revision.text).config
+        pause = self._refused.get(revision.id, Instant(0.0)) - self._clock()
+        if pause > 0:
+            return ApplyReport("none", wake_in=Seconds(pause), observed=await self.observe())
         previous = await asyncio.to_thread(self._replace_file, revision.text)
-        self._learn(previous)
+        self._learn_file(previous)
         observed = await self.observe()
-        if observed is None:
-            return ApplyReport("none", wake_in=Seconds(0.5))
-        done: list[str] = []
-        how = "none"
+        how, done = "none", list[str]()
         for _ in range(_ROUNDS):
-            todo = self._plan(revision, config, observed, await self._running_config(observed.revision))
+            if observed is None:
+                return ApplyReport(how, tuple(done), wake_in=Seconds(0.5))
+            running = await self._running(observed.revision)
+            todo = self._plan(revision, config, observed, None if running is None else running.config)
             if todo.reload_reason:
-                wait = self._last_reload + _RELOAD_PAUSE - time.monotonic()
+                wait = self._last_reload + _RELOAD_PAUSE - self._clock()
                 if wait > 0:
                     return ApplyReport(how, tuple(done), wake_in=Seconds(wait), observed=observed)
                 words = await self._reload(config)
                 if words:
-                    if previous is not None:
-                        await asyncio.to_thread(self._replace_file, previous)
+                    await self._put_back(revision, running, previous)
                     return ApplyReport("reload", tuple(done), refused=words, observed=await self.observe())
                 how = "reload"
                 done.append(f"reload: {todo.reload_reason}")
             else:
-                done += await self._carry_out(todo.steps)
-                if how == "none" and any(not isinstance(step, ProbeServer) for step in todo.steps):
+                carried_out = await self._carry_out(todo.steps)
+                done += carried_out
+                if how == "none" and carried_out:
                     how = "runtime"
-                if observed.revision != revision.id and not todo.is_replacing:
+                if observed.revision != revision.id:
                     await self._set_revision(revision.id)
-                if not todo.steps or todo.wake_in:
-                    is_converged = not todo.steps and todo.wake_in is None
-                    return ApplyReport(how, tuple(done), "", is_converged, todo.wake_in, await self.observe())
-            seen = await self.observe()
-            if seen is None:
-                return ApplyReport(how, tuple(done), wake_in=Seconds(0.5))
-            observed = seen
-        return ApplyReport(how, tuple(done), wake_in=Seconds(0.1), observed=observed)
+                    observed = await self.observe()
+                if not todo.steps:
+                    return ApplyReport(how, tuple(done), "", todo.wake_in is None, todo.wake_in, observed)
+                if todo.wake_in and not carried_out:
+                    return ApplyReport(how, tuple(done), wake_in=todo.wake_in, observed=observed)
+            observed = await self.observe()
+        return ApplyReport(how, tuple(done), wake_in=todo.wake_in or Seconds(0.1), observed=observed)
 
     def _plan(self, revision: Revision, config: ConfigText, observed: Observed, running: ConfigText | None) -> Plan:
-        now = Instant(time.monotonic())
+        now = Instant(self._clock())
         return plan(revision, config, observed.servers, running, self._memory, self.settings.drains, now)
 
-    def _config(self, revision: str, text: str) -> ConfigText:
+    # --- texts: what is known of revisions, and the file
+
+    def _learn(self, revision: str, text: str) -> _Known:
         if revision not in self._known:
-            if len(self._known) >= 8:
+            if len(self._known) >= _TEXTS_KEPT:
                 self._known.pop(next(iter(self._known)))
-            self._known[revision] = read_config(text)
+            self._known[revision] = _Known(text, read_config(text))
         return self._known[revision]
 
-    async def _running_config(self, revision: str) -> ConfigText | None:
+    async def _running(self, revision: str) -> _Known | None:
         if revision in self._known or not revision:
             return self._known.get(revision)
         text = await self._text_of(revision)
         try:
-            return None if text is None else self._config(revision, text)
+            return None if text is None else self._learn(revision, text)
         except Refused:
             return None
 
-    def _learn(self, text: str | None) -> None:
+    def _learn_file(self, text: str | None) -> None:
         """Remember what the file held: HAProxy may have been started with it, before any journal knew it."""
         revision = carried_revision(text or "")
-        if text is not None and revision and revision not in self._known:
+        if text is not None and revision:
             with contextlib.suppress(Refused):
-                self._config(revision, text)
+                self._learn(revision, text)
 
     def _replace_file(self, text: str) -> str | None:
         """Write the file if it differs; return what it held before."""
@@ -237,16 +260,34 @@ class Applier:
             self._write(path, text)
         return previous
 
-    async def _servers(self) -> tuple[ServerObservation, ...]:
-        return parse_servers(await self._worker.ask("show servers state"), await self._worker.ask("show stat -1 4 -1"))
+    async def _put_back(self, refused: Revision, running: _Known | None, previous: str | None) -> None:
+        """Let the file hold what runs, so that a restart of HAProxy does not meet what it refused."""
+        self._refused[refused.id] = Instant(self._clock() + _REFUSAL_PAUSE)
+        while len(self._refused) > _TEXTS_KEPT:
+            self._refused.pop(next(iter(self._refused)))
+        text = running.text if running is not None else previous
+        if text is not None:
+            await asyncio.to_thread(self._replace_file, text)
+
+    # --- HAProxy
+
+    async def _old_stats(self, processes: Processes) -> AsyncIterator[str]:
+        """Yield the statistics of workers that still finish sessions; one that has just ended has none."""
+        for pid in processes.old_worker_pids[-_OLD_WORKERS_ASKED:]:
+            reply = await self._master.ask(f"@!{pid} show stat -1 4 -1")
+            if reply.startswith("# pxname,"):
+                yield reply
 
     async def _reload(self, config: ConfigText) -> str:
         """Reload; return HAProxy's words against it, empty if the new worker serves."""
         wanted = {(str(key[0]), str(key[1])): line.address for key, line in config.servers.items()}
         state = filter_state(await self._worker.ask("show servers state"), wanted)
         await asyncio.to_thread(self._write, self.settings.run_directory / "haproxy.state", state)
-        self._last_reload = time.monotonic()
-        return parse_reload(await self._master.ask("reload", deadline=RELOAD_DEADLINE))
+        self._last_reload = Instant(self._clock())
+        words = parse_reload(await self._master.ask("reload", deadline=RELOAD_DEADLINE))
+        if not words:
+            self._memory.refused.clear()
+        return words
 
     async def _set_revision(self, revision: str) -> None:
         reply = await self._worker.ask(
@@ -255,72 +296,43 @@ class Applier:
         if revision not in reply:
             raise Refused(f"HAProxy would not keep the revision's id: {reply[:200]!a}")
 
-    async def _carry_out(self, steps: tuple[Step, ...]) -> list[str]:
+    async def _carry_out(self, steps: Iterable[Step]) -> list[str]:
+        """Carry out steps, probes last and side by side; return what was done, in words."""
         done: list[str] = []
-        probes = [step for step in steps if isinstance(step, ProbeServer)]
+        probes: list[ProbeServer] = []
         for step in steps:
-            if not isinstance(step, ProbeServer):
+            if isinstance(step, ProbeServer):
+                probes.append(step)
+            else:
                 done += await self._carry_out_step(step)
         for start in range(0, len(probes), _PROBES_AT_ONCE):
-            batch = probes[start : start + _PROBES_AT_ONCE]
-            answers = await asyncio.gather(*(self._probe(step.key[0], step.address) for step in batch))
-            for step, is_well in zip(batch, answers, strict=True):
-                if is_well:
-                    self._memory.probed[step.key] = step.address
-                    done += await self._carry_out_step(ReadyServer(step.key))
+            async with asyncio.TaskGroup() as group:
+                batch = [
+                    group.create_task(self._carry_out_probe(step), name=f"probe {describe(step)}")
+                    for step in probes[start : start + _PROBES_AT_ONCE]
+                ]
+            for outcome in (task.result() for task in batch):
+                if isinstance(outcome, RumorError):
+                    raise outcome
+                done += outcome
         return done
 
-    async def _carry_out_step(self, step: Step) -> list[str]:
-        """Carry out one step; return what was done, in words."""
-        match step:
-            case AddServer(server):
-                name = _path(server.key)
-                reply = await self._worker.ask(
-                    f"add server {name} {server.address} weight {server.weight} {server.keywords}"
-                )
-                if "New server registered" not in reply and "Already exists" not in reply:
-                    raise Refused(f"HAProxy would not add server {name}: {reply[:500]!a}")
-                await self._quiet(f"enable health {name}", f"set server {name} state drain")
-                return [f"add {name} {server.address}"]
-            case ReadyServer(key):
-                await self._quiet(f"set server {_path(key)} state ready")
-                return [f"ready {_path(key)}"]
-            case DrainServer(key, from_maint):
-                before = [f"enable health {_path(key)}"] if from_maint else []
-                await self._quiet(*before, f"set server {_path(key)} state drain")
-                return [f"drain {_path(key)}"]
-            case MaintServer(key):
-                await self._quiet(f"set server {_path(key)} state maint")
-                return [f"maint {_path(key)}"]
-            case WeightServer(key, weight):
-                await self._quiet(f"set server {_path(key)} weight {weight}")
-                return [f"weight {_path(key)} {weight}"]
-            case RemoveServer(key, cut_sessions):
-                return await self._remove(_path(key), cut_sessions=cut_sessions)
-            case ProbeServer():
-                return []
-            case _:
-                assert_never(step)
-
-    async def _remove(self, name: str, *, cut_sessions: bool) -> list[str]:
-        if cut_sessions:
-            await self._worker.ask(f"shutdown sessions server {name}")
-        # Drain once more before maint: that is what lets go of idle connections at once.
-        reply = await self._worker.ask(
-            f"set server {name} state drain", f"set server {name} state maint", f"del server {name}"
-        )
-        if "Server deleted" in reply or "No such server" in reply:
-            return [f"delete {name}"]
-        if "still has connections" in reply:
+    async def _carry_out_probe(self, step: ProbeServer) -> list[str] | RumorError:
+        """Probe, and do what follows at once; a foreseen error is returned, since a group would wrap it."""
+        try:
+            async with asyncio.timeout(_PROBE_PATIENCE):
+                is_well = await self._probe(step.key[0], step.address)
+        except TimeoutError:
             return []
-        raise Refused(f"HAProxy would not delete server {name}: {reply[:500]!a}")
+        try:
+            return await self._carry_out_step(step.then) if is_well else []
+        except RumorError as error:
+            return error
 
-    async def _quiet(self, *commands: str) -> None:
-        """Send commands that say nothing when they work."""
-        reply = await self._worker.ask(*commands)
-        if reply and "No such server" not in reply:
-            raise Refused(f"HAProxy refused `{'; '.join(commands)}`: {reply[:500]!a}")
-
-
-def _path(key: ServerKey) -> str:
-    return f"{key[0]}/{key[1]}"
+    async def _carry_out_step(self, step: Step) -> list[str]:
+        """Carry out one step that is HAProxy's; return what was done, in words."""
+        outcome = read_reply(step, await self._worker.ask(*commands(step)))
+        if isinstance(outcome, NotAtRunTime):
+            log.warning("not_at_run_time", step=describe(step), words=outcome.words)
+            self._memory.refused[step.key] = outcome.words
+        return [describe(step)] if isinstance(outcome, Done) else []

@@ -1,12 +1,13 @@
 """Read a rendered configuration as far as the differ must: its server lines, and all the rest.
 
 Two texts whose rest is equal differ in servers only, and those the Runtime API can change. The form of a server line
-is the template's side of the bargain: `server NAME ADDR:PORT weight W [disabled] KEYWORDS…`.
+is the template's side of the bargain: `server NAME ADDR:PORT weight W [disabled] KEYWORDS…`. A server line of any
+other form belongs to the rest: left alone while HAProxy runs, changed by a reload.
 """
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rumor.errors import PeerError, Refused
 from rumor.model import Rotation
@@ -24,9 +25,11 @@ ServerKey = tuple[ServiceName, MemberName]
 REVISION_VARIABLE = "proc.rumor_revision"
 
 _SECTION = re.compile(
-    r"(global|defaults|frontend|backend|listen|resolvers|peers|userlist|cache|ring|program)\b\s*(\S*)"
+    r"\s*(global|defaults|frontend|backend|listen|resolvers|peers|userlist|cache|ring|program|mailers|http-errors"
+    r"|fcgi-app|log-forward)(?:\s+(\S+).*)?"
 )
-_SERVER = re.compile(r"\s+server\s+(\S+)\s+(\S+)\s+weight\s+(\S+)((?:\s+disabled)?)\s*(.*)")
+# Quotes, escapes, comments and `;` mean other things on HAProxy's command line than in its file.
+_SERVER = re.compile(r"\s*server\s+(\S+)\s+(\S+)\s+weight\s+(\d+)((?:\s+disabled)?)((?:\s+[^\s;#'\"\\$]+)*)\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,38 +56,62 @@ class ConfigText:
     base: str
     """Everything but server lines and the line that carries the revision's id."""
     servers: Mapping[ServerKey, ServerLine]
+    default_keywords: Mapping[ServiceName, str] = field(default_factory=dict)
+    """What `default-server` says for each backend: lines in the file inherit it, servers added at run time do not."""
+    fixed: frozenset[tuple[str, str]] = frozenset()
+    """Backend and name of the servers that are not steered; the name is `*` where a `server-template` makes them."""
+
+    def is_fixed(self, key: ServerKey) -> bool:
+        return key in self.fixed or (key[0], "*") in self.fixed
 
 
 def read_config(text: str) -> ConfigText:
     """Take a rendered configuration apart.
 
     Raises:
-        Refused: a server line is not of the agreed form, or a server stands twice in one backend.
+        Refused: a server stands twice in one backend.
     """
     base: list[str] = []
     servers: dict[ServerKey, ServerLine] = {}
+    fixed: set[tuple[str, str]] = set()
+    defaults: dict[str, str] = {}
     section = ""
+    inherited = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        heading = _SECTION.match(line)
+        words = line.split()
+        heading = _SECTION.fullmatch(line)
         if heading is not None:
-            section = heading[2] if heading[1] in ("backend", "listen") else ""
-        if section and line.lstrip().startswith("server "):
-            server = _read_server(line, section, number)
+            section = heading[2] or "" if heading[1] in ("backend", "listen") else ""
+            inherited = "" if heading[1] == "defaults" else inherited
+            defaults[section] = inherited
+        server = _read_server(line, section) if section and words[:1] == ["server"] else None
+        if server is not None:
             if server.key in servers:
                 raise Refused(f"haproxy.cfg line {number}: server {server.name} stands twice in backend {section}")
             servers[server.key] = server
-        elif f"set-var {REVISION_VARIABLE} " not in line:
+            continue
+        if f"set-var {REVISION_VARIABLE} " not in line:
             base.append(line)
-    return ConfigText("\n".join(base), servers)
+        match words, section:
+            case ["default-server", *more], "":
+                inherited = " ".join((inherited, *more)).strip()
+            case ["default-server", *more], _:
+                defaults[section] = " ".join((defaults[section], *more)).strip()
+            case ["server", name, *_], str(backend) if backend:
+                fixed.add((backend, name))
+            case ["server-template", *_], str(backend) if backend:
+                fixed.add((backend, "*"))
+            case _:
+                pass
+    given = {service: defaults[service] for service, _ in servers if defaults[service]}
+    return ConfigText("\n".join(base), servers, given, frozenset(fixed))
 
 
-def _read_server(line: str, section: str, number: int) -> ServerLine:
+def _read_server(line: str, section: str) -> ServerLine | None:
+    """Parse a server line of the agreed form; None for any other."""
     match = _SERVER.fullmatch(line)
     if match is None:
-        raise Refused(
-            f"haproxy.cfg line {number}: rumor steers servers by lines of the form "
-            f"`server NAME ADDR:PORT weight W [disabled] KEYWORDS`, and this is none: {line.strip()[:120]!a}"
-        )
+        return None
     name, address, weight, disabled, keywords = match.groups()
     try:
         number_weight = parse_weight(weight)
@@ -97,8 +124,8 @@ def _read_server(line: str, section: str, number: int) -> ServerLine:
             rotation,
             " ".join(keywords.split()),
         )
-    except PeerError as error:
-        raise Refused(f"haproxy.cfg line {number}: {error}") from error
+    except PeerError:
+        return None
 
 
 def carried_revision(text: str) -> str:

@@ -8,38 +8,26 @@ right. Facts: reference/haproxy.md, section 2.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from rumor.haproxy.config_text import ConfigText, ServerKey
+from rumor.haproxy.config_text import ConfigText, ServerKey, ServerLine
 from rumor.model import Instant, Revision, Rotation, Seconds, ServerObservation
 from rumor.names import HostPort, ServiceName
 
 _POLL = Seconds(0.1)
-_REMOVAL_POLL = Seconds(0.2)
-
-
-@dataclass(frozen=True, slots=True)
-class WantedServer:
-    """One server as the revision and its table want it."""
-
-    key: ServerKey
-    address: HostPort
-    weight: int
-    rotation: Rotation
-    keywords: str
+_REMOVAL_POLL = Seconds(0.1)
+_UNPROVED = Seconds(5.0)
 
 
 @dataclass(frozen=True, slots=True)
 class AddServer:
     """Add a server, drained, with its check on."""
 
-    server: WantedServer
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeServer:
-    """Ask a drained server ourselves, since HAProxy's first check may be a whole interval away."""
-
     key: ServerKey
     address: HostPort
+    weight: int
+    keywords: str
+    """All of them, those of `default-server` too: HAProxy applies none to servers added at run time."""
+    default_keywords: str = ""
+    has_check: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +36,27 @@ class ReadyServer:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveServer:
+    """Give a server another address; requests that run go on where they are."""
+
+    key: ServerKey
+    address: HostPort
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeServer:
+    """Ask a server ourselves, since HAProxy's first check may be a whole interval away; if it is well, do `then`."""
+
+    key: ServerKey
+    address: HostPort
+    then: ReadyServer | MoveServer
+
+
+@dataclass(frozen=True, slots=True)
 class DrainServer:
     key: ServerKey
-    from_maint: bool = False
+    enables_check: bool = False
+    """From maintenance: a server just added has its check still off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +71,35 @@ class WeightServer:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveServer:
-    """Delete a drained server; `cut_sessions` at the end of its drain time."""
+class EnableCheck:
+    """Switch a check on again that somebody switched off."""
 
     key: ServerKey
-    cut_sessions: bool
 
 
-Step = AddServer | ProbeServer | ReadyServer | DrainServer | MaintServer | WeightServer | RemoveServer
+@dataclass(frozen=True, slots=True)
+class RemoveServer:
+    """Delete a drained server; `cuts_sessions` at the end of its drain time."""
+
+    key: ServerKey
+    cuts_sessions: bool
+
+
+Step = (
+    AddServer
+    | ReadyServer
+    | MoveServer
+    | EnableCheck
+    | WeightServer
+    | DrainServer
+    | MaintServer
+    | RemoveServer
+    | ProbeServer
+)
+# What brings servers in goes before what takes servers out; probes wait for others, so they come last.
+_ORDER = (
+    AddServer, ReadyServer, MoveServer, EnableCheck, WeightServer, DrainServer, MaintServer, RemoveServer, ProbeServer,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,28 +111,43 @@ class Plan:
     """Why the Runtime API is not enough; empty where it is."""
     wake_in: Seconds | None = None
     """When something that waits may be ready; None if nothing waits."""
-    is_replacing: bool = False
-    """A server must go before one of the same name can come: until then the old revision is what runs."""
 
 
 @dataclass(slots=True)
 class Memory:
     """What a sequence of plans must remember; owned by the applier, and no loss when it is gone."""
 
-    removal_deadlines: dict[ServerKey, Instant] = field(default_factory=dict)
-    probed: dict[ServerKey, HostPort] = field(default_factory=dict)
-    """Servers that answered our own probe while drained."""
+    deadlines: dict[ServerKey, Instant] = field(default_factory=dict)
+    """Until when a server that must go, or move, may take its time."""
+    unproved: dict[ServerKey, Instant] = field(default_factory=dict)
+    """Servers back from maintenance or just moved: until then HAProxy's word of their checks may be older than that."""
+    refused: dict[ServerKey, str] = field(default_factory=dict)
+    """Servers that HAProxy would not add or delete at run time, with its words."""
 
 
-def wanted_servers(revision: Revision, config: ConfigText) -> dict[ServerKey, WantedServer]:
-    """Join a revision's text (keywords) with its table (weight and state); the text alone serves without a table."""
-    table = {(service.name, server.name): server for service in revision.table.services for server in service.servers}
-    wanted = {}
-    for key, line in config.servers.items():
-        server = table.get(key)
-        weight, rotation = (line.weight, line.rotation) if server is None else (server.weight, server.rotation)
-        wanted[key] = WantedServer(key, line.address, weight, rotation, line.keywords)
-    return wanted
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    line: ServerLine
+    default_keywords: str
+    weight: int
+    rotation: Rotation
+
+    @property
+    def has_check(self) -> bool:
+        return "check" in f"{self.default_keywords} {self.line.keywords}".split()
+
+
+@dataclass(slots=True)
+class _Draft:
+    """A plan in the making."""
+
+    steps: list[Step] = field(default_factory=list)
+    waits: list[Seconds] = field(default_factory=list)
+
+    def then(self, step: Step, *, look_again_in: Seconds | None = None) -> None:
+        self.steps.append(step)
+        if look_again_in is not None:
+            self.waits.append(look_again_in)
 
 
 def plan(
@@ -127,86 +169,129 @@ def plan(
         drains: how long a server of each service may drain before its sessions are cut.
         now: the time of the observation.
     """
-    if running_config is None:
-        return Plan(reload_reason="what runs is unknown")
-    if running_config.base != config.base:
-        return Plan(reload_reason="more than servers differ")
-    wanted = wanted_servers(revision, config)
-    present = {(entry.service, entry.server): entry for entry in running}
-    _forget(memory, present)
-    steps: list[Step] = []
-    waits: list[Seconds] = []
-    is_replacing = False
+    wanted = _wanted_servers(revision, config)
+    present = {key: entry for entry in running if not config.is_fixed(key := (entry.service, entry.server))}
+    _forget(memory, wanted, present, now)
+    reason = _reload_reason(config, running_config, wanted, present, memory)
+    if reason:
+        return Plan(reload_reason=reason)
+    draft = _Draft()
     for key in sorted(wanted.keys() | present.keys()):
         server, entry = wanted.get(key), present.get(key)
-        if entry is None:
-            assert server is not None  # noqa: S101 - the key came from one of the two
-            steps.append(AddServer(server))
-            waits.append(Seconds(0.0))
-        elif server is None or _must_be_replaced(server, entry, running_config):
-            is_replacing |= server is not None
-            _remove(entry, key, memory, drains, now, steps, waits)
-        else:
-            memory.removal_deadlines.pop(key, None)
-            _adjust(server, entry, memory, steps, waits)
-    return Plan(tuple(steps), wake_in=min(waits, default=None), is_replacing=is_replacing)
+        if server is not None and entry is None:
+            draft.then(_add(server), look_again_in=Seconds(0.0))
+        elif entry is not None and server is None:
+            _remove(entry, key, _deadline(key, memory, drains, now), now, draft)
+        elif entry is not None and server is not None:
+            if entry.address != server.line.address:
+                _move(server, entry, _deadline(key, memory, drains, now), now, memory, draft)
+            else:
+                memory.deadlines.pop(key, None)
+                _turn(server, entry, now, memory, draft)
+            if entry.weight != server.weight:
+                draft.then(WeightServer(key, server.weight))
+            if entry.status == "no check" and server.has_check:
+                draft.then(EnableCheck(key))
+    steps = sorted(draft.steps, key=lambda step: _ORDER.index(type(step)))
+    return Plan(tuple(steps), wake_in=min(draft.waits, default=None))
 
 
-def _forget(memory: Memory, present: Mapping[ServerKey, ServerObservation]) -> None:
-    for key in [key for key in memory.removal_deadlines if key not in present]:
-        del memory.removal_deadlines[key]
-    for key, address in list(memory.probed.items()):
-        entry = present.get(key)
-        if entry is None or entry.address != address or entry.rotation is not Rotation.DRAIN:
-            del memory.probed[key]
+def _wanted_servers(revision: Revision, config: ConfigText) -> dict[ServerKey, _Wanted]:
+    """Join a revision's text (keywords) with its table (weight and state); the text alone serves without a table."""
+    table = {(service.name, server.name): server for service in revision.table.services for server in service.servers}
+    wanted = {}
+    for key, line in config.servers.items():
+        server = table.get(key)
+        weight, rotation = (line.weight, line.rotation) if server is None else (server.weight, server.rotation)
+        wanted[key] = _Wanted(line, config.default_keywords.get(key[0], ""), weight, rotation)
+    return wanted
 
 
-def _must_be_replaced(server: WantedServer, entry: ServerObservation, running_config: ConfigText) -> bool:
-    line = running_config.servers.get(server.key)
-    return entry.address != server.address or (line is not None and line.keywords != server.keywords)
-
-
-def _remove(
-    entry: ServerObservation,
-    key: ServerKey,
+def _forget(
     memory: Memory,
-    drains: Mapping[ServiceName, Seconds],
+    wanted: Mapping[ServerKey, _Wanted],
+    present: Mapping[ServerKey, ServerObservation],
     now: Instant,
-    steps: list[Step],
-    waits: list[Seconds],
 ) -> None:
-    deadline = memory.removal_deadlines.setdefault(key, Instant(now + drains.get(entry.service, 0.0)))
+    for key in [key for key in memory.deadlines if key not in present]:
+        del memory.deadlines[key]
+    for key, until in list(memory.unproved.items()):
+        if now >= until or key not in present or present[key].rotation is not Rotation.DRAIN:
+            del memory.unproved[key]
+    for key in [key for key in memory.refused if (key in wanted) == (key in present)]:
+        del memory.refused[key]
+
+
+def _reload_reason(
+    config: ConfigText,
+    running_config: ConfigText | None,
+    wanted: Mapping[ServerKey, _Wanted],
+    present: Mapping[ServerKey, ServerObservation],
+    memory: Memory,
+) -> str:
+    if running_config is None:
+        return "what runs is unknown"
+    if running_config.base != config.base:
+        return "more than servers differ"
+    for key in sorted(wanted.keys() & present.keys()):
+        line = running_config.servers.get(key)
+        # Not by replacing servers: such a change comes for all of a service at once, and all of them would drain.
+        if line is not None and line.keywords != wanted[key].line.keywords:
+            return f"the settings of server {key[0]}/{key[1]} differ"
+    for key, words in sorted(memory.refused.items()):
+        return f"HAProxy would not change server {key[0]}/{key[1]} at run time: {words}"
+    return ""
+
+
+def _deadline(key: ServerKey, memory: Memory, drains: Mapping[ServiceName, Seconds], now: Instant) -> Instant:
+    return memory.deadlines.setdefault(key, Instant(now + drains.get(key[0], 0.0)))
+
+
+def _add(server: _Wanted) -> AddServer:
+    line = server.line
+    return AddServer(line.key, line.address, server.weight, line.keywords, server.default_keywords, server.has_check)
+
+
+def _remove(entry: ServerObservation, key: ServerKey, deadline: Instant, now: Instant, draft: _Draft) -> None:
     if entry.rotation is Rotation.READY:
-        steps.append(DrainServer(key))
-        waits.append(Seconds(0.0))
+        draft.then(DrainServer(key), look_again_in=Seconds(0.0))
     elif entry.sessions == 0 or now >= deadline:
-        steps.append(RemoveServer(key, cut_sessions=entry.sessions > 0))
-        waits.append(_REMOVAL_POLL)
+        draft.then(RemoveServer(key, cuts_sessions=entry.sessions > 0), look_again_in=_REMOVAL_POLL)
     else:
-        waits.append(Seconds(min(_REMOVAL_POLL, deadline - now)))
+        draft.waits.append(Seconds(min(_REMOVAL_POLL, deadline - now)))
 
 
-def _adjust(
-    server: WantedServer, entry: ServerObservation, memory: Memory, steps: list[Step], waits: list[Seconds]
+def _move(
+    server: _Wanted, entry: ServerObservation, deadline: Instant, now: Instant, memory: Memory, draft: _Draft
 ) -> None:
-    key = server.key
+    """Bring a server to its new address, without a gap where both addresses answer for a while."""
+    key, address = server.line.key, server.line.address
+    if entry.rotation is not Rotation.READY:
+        # What HAProxy's check says in the next moment is said of the old address.
+        memory.unproved[key] = Instant(now + _UNPROVED)
+        draft.then(MoveServer(key, address), look_again_in=Seconds(0.0))
+    elif server.rotation is Rotation.READY and now < deadline:
+        draft.then(ProbeServer(key, address, MoveServer(key, address)), look_again_in=_POLL)
+    else:
+        draft.then(DrainServer(key), look_again_in=Seconds(0.0))
+
+
+def _turn(server: _Wanted, entry: ServerObservation, now: Instant, memory: Memory, draft: _Draft) -> None:
+    """Bring a server to its wanted place in the rotation; to ready only by a passed check."""
+    key = server.line.key
     match server.rotation, entry.rotation:
         case Rotation.READY, Rotation.DRAIN:
             # A server that HAProxy holds DOWN gets no request whatever we say; its checks bring it up.
-            if entry.is_up or entry.status.startswith("DOWN") or memory.probed.get(key) == entry.address:
-                steps.append(ReadyServer(key))
+            if entry.status.startswith("DOWN") or (entry.is_up and key not in memory.unproved):
+                draft.then(ReadyServer(key))
             else:
-                steps.append(ProbeServer(key, server.address))
-                waits.append(_POLL)
+                draft.then(ProbeServer(key, server.line.address, ReadyServer(key)), look_again_in=_POLL)
         case ((Rotation.READY | Rotation.DRAIN), Rotation.MAINT):
-            steps.append(DrainServer(key, from_maint=True))
-            if server.rotation is Rotation.READY:
-                waits.append(Seconds(0.0))
+            memory.unproved[key] = Instant(now + _UNPROVED)
+            draft.then(DrainServer(key, enables_check=server.has_check), look_again_in=Seconds(0.0))
         case Rotation.DRAIN, Rotation.READY:
-            steps.append(DrainServer(key))
+            draft.then(DrainServer(key))
         case Rotation.MAINT, (Rotation.READY | Rotation.DRAIN):
-            steps.append(MaintServer(key))
+            draft.then(MaintServer(key))
         case _:
             pass
-    if entry.weight != server.weight:
-        steps.append(WeightServer(key, server.weight))

@@ -1,21 +1,25 @@
 """HAProxy's replies as values: processes, the outcome of a reload, servers and their statistics.
 
-Read by header, since columns differ between versions. Facts: reference/haproxy.md, sections 1 to 5.
+Tables are read by header, since columns differ between versions. Facts: reference/haproxy.md, sections 1 to 6.
 """
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from rumor.errors import PeerError, Refused
 from rumor.model import Rotation, ServerObservation
 from rumor.names import HostPort, parse_ip, parse_member_name, parse_port, parse_service_name
 
-_ADMIN_MAINT = 1 | 2 | 4 | 32
+# 4 is left out: it says only that the file once said `disabled`, and stays when the server is long ready.
+_ADMIN_MAINT = 1 | 2 | 32 | 64
 _ADMIN_DRAIN = 8 | 16
-_ROWS_LIMIT = 100_000
+ROWS_LIMIT = 100_000
+_WORDS_LIMIT = 4096
 _NOT_UP = re.compile(r"L[467](TOUT|CON|RSP|STS)|SOCKERR|PROCERR|PROCTOUT")
+_STATE_BEGINS = re.compile(r"^1\n# be_id ", re.MULTILINE)
+_STAT_BEGINS = re.compile(r"^# pxname,", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,19 @@ class Processes:
 
     master_pid: int
     worker_pid: int | None
-    old_workers: int
-    reloads: int
+    old_worker_pids: tuple[int, ...] = ()
+    """Workers that a reload replaced and that still finish their sessions."""
+    reloads: int = 0
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """The three answers to one line of commands, apart again."""
+
+    variable: str
+    state: str
+    stat: str
 
 
 def parse_processes(reply: str) -> Processes:
@@ -35,8 +50,8 @@ def parse_processes(reply: str) -> Processes:
         Refused: no master is named in it.
     """
     master = worker = None
-    old_workers = reloads = 0
-    part = ""
+    old_workers: list[int] = []
+    reloads, version, part = 0, "", ""
     for line in reply.splitlines():
         if line.startswith("#"):
             part = line
@@ -45,14 +60,14 @@ def parse_processes(reply: str) -> Processes:
         if len(words) < 3 or not words[0].isdigit():
             continue
         if words[1] == "master":
-            master, reloads = int(words[0]), int(words[2])
+            master, reloads, version = int(words[0]), int(words[2]), words[-1]
         elif words[1] == "worker" and "old workers" not in part:
             worker = int(words[0])
         elif words[1] == "worker":
-            old_workers += 1
+            old_workers.append(int(words[0]))
     if master is None:
         raise Refused(f"HAProxy's `show proc` names no master: {reply[:200]!a}")
-    return Processes(master, worker, old_workers, reloads)
+    return Processes(master, worker, tuple(old_workers), reloads, version)
 
 
 def parse_reload(reply: str) -> str:
@@ -60,7 +75,7 @@ def parse_reload(reply: str) -> str:
     success, _, words = reply.strip().partition("\n")
     if success.strip() == "Success=1":
         return ""
-    return words.removeprefix("--").strip()[:4096] or f"the reload failed: {success[:200]!a}"
+    return words.removeprefix("--").strip()[:_WORDS_LIMIT] or f"the reload failed: {success[:200]!a}"
 
 
 def parse_variable(reply: str) -> str:
@@ -69,20 +84,36 @@ def parse_variable(reply: str) -> str:
     return match[1] if match else ""
 
 
-def parse_info(reply: str) -> dict[str, str]:
-    """Return `show info` as names and values."""
-    return dict(line.split(": ", 1) for line in reply.splitlines() if ": " in line)
+def split_picture(reply: str) -> Picture:
+    """Take the answer to `get var …;show servers state;show stat -1 4 -1` apart.
+
+    By how the tables begin, not by empty lines: those do not end every reply.
+
+    Raises:
+        Refused: a table is missing.
+    """
+    state, stat = _STATE_BEGINS.search(reply), _STAT_BEGINS.search(reply)
+    if state is None or stat is None or stat.start() < state.start():
+        raise Refused(f"HAProxy's tables of servers have an unknown form: {reply[:200]!a}")
+    return Picture(reply[: state.start()], reply[state.start() : stat.start()], reply[stat.start() :])
 
 
-def parse_servers(state: str, stat: str) -> tuple[ServerObservation, ...]:
+def parse_servers(state: str, stat: str, old_stats: Iterable[str] = ()) -> tuple[ServerObservation, ...]:
     """Join `show servers state` (address, administration, weight) with `show stat` (check, sessions).
 
     Servers whose names are not ours to give are left out: somebody else's business.
+
+    Args:
+        state: the servers' states.
+        stat: their statistics.
+        old_stats: the statistics of workers that a reload replaced. Their sessions still run on the same servers, so
+            they are counted; nothing else of them is.
 
     Raises:
         Refused: a reply is not of the form HAProxy 2.8 and newer give.
     """
     statistics = {(row["pxname"], row["svname"]): row for row in _stat_rows(stat)}
+    old_sessions = _sum_sessions(old_stats)
     found = []
     for row in _state_rows(state):
         key = row["be_name"], row["srv_name"]
@@ -105,7 +136,7 @@ def parse_servers(state: str, stat: str) -> tuple[ServerObservation, ...]:
                 check=check,
                 status=status,
                 weight=_number(row["srv_uweight"]),
-                sessions=_number(numbers.get("scur", "")) + _number(numbers.get("qcur", "")),
+                sessions=_sessions(numbers) + old_sessions.get(key, 0),
                 sessions_total=_number(numbers.get("stot", "")),
                 connect_errors=_number(numbers.get("econ", "")),
                 response_errors=_number(numbers.get("eresp", "")),
@@ -114,18 +145,47 @@ def parse_servers(state: str, stat: str) -> tuple[ServerObservation, ...]:
     return tuple(sorted(found, key=lambda entry: (entry.service, entry.server)))
 
 
-def filter_state(state: str, wanted: dict[tuple[str, str], HostPort]) -> str:
-    """Return the server state file for a reload: only servers that keep the address the new revision gives them.
+def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
+    """Return the server state file for a reload, in which no server gets a request before its check has passed.
 
-    HAProxy lets address and port in this file win over haproxy.cfg, so a stale line would send requests astray.
+    Only servers that keep the address the new revision gives them are taken over: HAProxy lets address and port in
+    this file win over haproxy.cfg, so a stale line would send requests astray. Servers that are new come in drained,
+    but only where another server of their backend carries on: unchecked is better than none at all.
+
+    Args:
+        state: the running HAProxy's `show servers state`.
+        wanted: the new revision's servers, by backend and name.
     """
     lines = state.strip().splitlines()
     kept = lines[:2]
-    for line, row in zip(lines[2:], _state_rows(state), strict=False):
-        address = wanted.get((row["be_name"], row["srv_name"]))
+    known: set[tuple[str, str]] = set()
+    carried_on: dict[str, dict[str, str]] = {}
+    for line, row in zip(lines[2:], _state_rows(state), strict=True):
+        key = row["be_name"], row["srv_name"]
+        address = wanted.get(key)
         if address is not None and (row["srv_addr"], row["srv_port"]) == (address.host, str(address.port)):
             kept.append(line)
+            known.add(key)
+            if not _number(row["srv_admin_state"]) & (_ADMIN_MAINT | _ADMIN_DRAIN) and row["srv_op_state"] == "2":
+                carried_on[key[0]] = row
+    columns = lines[1][2:].split()
+    for key, address in wanted.items():
+        if key not in known and key[0] in carried_on:
+            words = (
+                carried_on[key[0]]
+                | _DRAINED_ROW
+                | {"srv_name": key[1], "srv_addr": address.host, "srv_port": str(address.port)}
+            )
+            kept.append(" ".join(words[column] for column in columns))
     return "\n".join(kept) + "\n"
+
+
+# Running, drained by force, its first check still to come.
+_DRAINED_ROW = {
+    "srv_id": "0", "srv_op_state": "2", "srv_admin_state": "8", "srv_time_since_last_change": "0",
+    "srv_check_status": "1", "srv_check_result": "0", "srv_check_health": "1", "srv_check_state": "6",
+    "srv_f_forced_id": "0",
+}  # fmt: skip
 
 
 def _is_up(rotation: Rotation, check: str, status: str) -> bool | None:
@@ -134,9 +194,25 @@ def _is_up(rotation: Rotation, check: str, status: str) -> bool | None:
         return None
     if status.startswith("DOWN") or _NOT_UP.fullmatch(check):
         return False
+    if "/" in status:
+        # `DRAIN 1/3 L7OK` just after maintenance: the check's words are older than the server's return.
+        return None
     if check.endswith("OK") or (status.startswith(("UP", "DRAIN")) and check not in ("", "INI", "UNK")):
         return True
     return None
+
+
+def _sum_sessions(stats: Iterable[str]) -> dict[tuple[str, str], int]:
+    sums: dict[tuple[str, str], int] = {}
+    for stat in stats:
+        for row in _stat_rows(stat):
+            key = row["pxname"], row["svname"]
+            sums[key] = sums.get(key, 0) + _sessions(row)
+    return sums
+
+
+def _sessions(row: Mapping[str, str]) -> int:
+    return _number(row.get("scur", "")) + _number(row.get("qcur", ""))
 
 
 def _state_rows(reply: str) -> Iterator[dict[str, str]]:
@@ -144,10 +220,13 @@ def _state_rows(reply: str) -> Iterator[dict[str, str]]:
     if len(lines) < 2 or lines[0].strip() != "1" or not lines[1].startswith("# "):
         raise Refused(f"HAProxy's `show servers state` has an unknown form: {reply[:200]!a}")
     columns = lines[1][2:].split()
-    for line in lines[2 : 2 + _ROWS_LIMIT]:
+    if len(lines) > ROWS_LIMIT:
+        raise Refused(f"HAProxy has more than {ROWS_LIMIT} servers")
+    for line in lines[2:]:
         words = line.split(" ")
-        if len(words) >= len(columns):
-            yield dict(zip(columns, words, strict=False))
+        if len(words) != len(columns):
+            raise Refused(f"HAProxy's `show servers state` has a line of unknown form: {line[:200]!a}")
+        yield dict(zip(columns, words, strict=True))
 
 
 def _stat_rows(reply: str) -> Iterator[dict[str, str]]:
@@ -155,10 +234,10 @@ def _stat_rows(reply: str) -> Iterator[dict[str, str]]:
     if not text.startswith("# pxname,"):
         raise Refused(f"HAProxy's `show stat` has an unknown form: {reply[:200]!a}")
     for number, row in enumerate(csv.DictReader(text[2:].splitlines())):
-        if number >= _ROWS_LIMIT:
-            return
+        if number >= ROWS_LIMIT:
+            raise Refused(f"HAProxy has more than {ROWS_LIMIT} servers")
         yield {key: value or "" for key, value in row.items() if key is not None}
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() else 0

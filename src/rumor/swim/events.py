@@ -49,9 +49,10 @@ class MemberLeft:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """One push/pull with another member succeeded."""
+    """One push/pull with another member succeeded, whoever asked for it."""
 
-    address: HostPort
+    address: HostPort | None
+    """Whom this node had asked; None where the other did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -677,7 +677,7 @@ class Node:
                     refusal = "this node itself answered"
                 else:
                     self._merge_picture(message.nodes, now)
-                if stream.peer is not None and not refusal:
+                if not refusal and any(node.name != self._settings.name for node in message.nodes):
                     self._notify(events.Synced(stream.peer))
                     stream.peer = None
                 self._end_stream(stream_id, refusal)
