@@ -72,6 +72,7 @@ class LocalCluster:
         self._supervisor = Supervisord(self._run)
         self._backoffs: dict[str, Backoff] = {}
         self._lock: int | None = None
+        self._ports: Ports | None = None
         self._haproxy = find_haproxy(environ)
         self.plan: LocalPlan = LocalPlan(self._data, (), (), (), None)
         """Empty before `start`."""
@@ -87,7 +88,7 @@ class LocalCluster:
         self._take_lock()
         try:
             await self._end_predecessor()
-            ports = Ports(self._data / "ports.json")
+            self._ports = ports = Ports(self._data / "ports.json")
             self.plan = self._make_plan(ports)
             await self._write_first_haproxy_config()
             ports.keep()
@@ -237,6 +238,8 @@ class LocalCluster:
         self._lock = handle
 
     def _release_lock(self) -> None:
+        if self._ports is not None:
+            self._ports.release()
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

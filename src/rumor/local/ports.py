@@ -27,12 +27,17 @@ def is_free(host: str, port: int, *, also_udp: bool = False) -> bool:
 
 
 class Ports:
-    """The ports of one data directory, by what they are for: `web-1/app`, `balancer/gossip`."""
+    """The ports of one data directory, by what they are for: `web-1/app`, `balancer/gossip`.
+
+    A port that was taken here is claimed until `release`: between finding it free and a program's binding it, another
+    cluster that starts in the same moment must not find it free, too. (HAProxy would not even tell: it shares ports.)
+    """
 
     def __init__(self, path: Path) -> None:
         """Read what an earlier start has kept; a file that does not parse counts as none."""
         self._path = path
         self._ports: dict[str, int] = {}
+        self._claims: list[socket.socket] = []
         with contextlib.suppress(OSError, ValueError):
             kept = json.loads(path.read_text(encoding="utf-8"))
             if isinstance(kept, dict):
@@ -44,7 +49,8 @@ class Ports:
         Raises:
             ConfigError: somebody listens there.
         """
-        if not is_free(host or "0.0.0.0", port):  # noqa: S104 - "any address", as the file says
+        any_or_host = host or "0.0.0.0"  # noqa: S104 - "any address", as the file says
+        if not (is_free(any_or_host, port) and self._claim(any_or_host, port)):
             raise ConfigError(f"{key}: port {port} of {purpose} is taken: stop what listens there, or name another")
         self._ports[purpose] = port
         return port
@@ -53,14 +59,14 @@ class Ports:
         """Take the port kept from last time if it is still free, else the preferred one, else any free one."""
         others = {port for name, port in self._ports.items() if name != purpose}
         for port in (self._ports.get(purpose, 0), preferred):
-            if port and port not in others and is_free(LOOPBACK, port, also_udp=also_udp):
+            if port and port not in others and self._take(port, also_udp=also_udp):
                 self._ports[purpose] = port
                 return port
         for _ in range(_ATTEMPTS):
             with socket.socket() as probe:
                 probe.bind((LOOPBACK, 0))
                 port = int(probe.getsockname()[1])
-            if port not in others and is_free(LOOPBACK, port, also_udp=also_udp):
+            if port not in others and self._take(port, also_udp=also_udp):
                 self._ports[purpose] = port
                 return port
         raise ConfigError(f"no free port was found for {purpose}")
@@ -68,3 +74,22 @@ class Ports:
     def keep(self) -> None:
         """Write them down for the next start."""
         self._path.write_text(json.dumps(self._ports, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    def release(self) -> None:
+        """Give up the claims: whoever asks now sees for himself who listens."""
+        while self._claims:
+            self._claims.pop().close()
+
+    def _take(self, port: int, *, also_udp: bool) -> bool:
+        return is_free(LOOPBACK, port, also_udp=also_udp) and self._claim(LOOPBACK, port)
+
+    def _claim(self, host: str, port: int) -> bool:
+        """Claim a port by a name in the kernel: one for all users of this network, and gone with this process."""
+        claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            claim.bind(f"\0rumor port {host}:{port}")
+        except OSError:
+            claim.close()
+            return False
+        self._claims.append(claim)
+        return True

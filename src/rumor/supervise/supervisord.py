@@ -140,8 +140,9 @@ class Supervisord:
             raise Unreachable(f"supervisord did not answer within {_START_DEADLINE:g} s; see {log}") from error
 
     async def is_alive(self) -> bool:
+        """Say whether it answers, be it to say that it is shutting down."""
         try:
-            await self._ask(lambda server: server.supervisor.getState())
+            await self._ask(lambda server: server.supervisor.getState(), fine=_SHUTDOWN_STATE)
         except Unreachable:
             return False
         return True

@@ -1,0 +1,258 @@
+"""`rumor up` as a user runs it: it serves, it shows itself, and it leaves nothing behind."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from rumor.local.processes import ProcessId, is_running, read_record
+
+WEBAPP = Path(__file__).parents[2] / "examples" / "webapp" / "webapp.py"
+APP = f"{sys.executable} {WEBAPP} --host {{host}} --port {{port}}"
+FILE = f"""
+[service.web]
+command = "{APP}"
+replicas = 2
+check = {{ http = "/health", interval = "300ms", timeout = "300ms" }}
+drain = "3s"
+"""
+
+
+class Up:
+    """One `rumor up`, started by this test."""
+
+    def __init__(self, directory: Path, *words: str) -> None:
+        self.directory = directory
+        self.out = directory / "up.out"
+        self.data = directory / ".rumor"
+        with self.out.open("a") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "rumor", "up", *words],
+                cwd=directory, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    @property
+    def text(self) -> str:
+        return self.out.read_text()
+
+    def wait_ready(self) -> str:
+        """Return the URL of the ready line."""
+        wait_for(lambda: "ready: " in self.text or self.process.poll() is not None, lambda: self.text, 60)
+        found = re.search(r"^ready: (http://\S+) \((\d+) servers?\), stats (http://\S+)$", self.text, re.MULTILINE)
+        assert found, self.text
+        return found[1]
+
+    def processes(self) -> dict[str, ProcessId]:
+        return read_record(self.data / "processes.json")
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(60)
+
+    def end(self) -> None:
+        """Whatever happened: nothing of ours survives the test."""
+        ours = self.processes()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        for process in ours.values():
+            if is_running(process):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+
+def wait_for(holds: Callable[[], bool], what: Callable[[], str], deadline: float = 30.0) -> None:
+    end = time.monotonic() + deadline
+    while not holds():
+        assert time.monotonic() < end, f"not within {deadline:g} s:\n{what()}"
+        time.sleep(0.05)
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, response.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, ""
+
+
+def rumor(directory: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "rumor", *words], cwd=directory, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Up]]:
+    started: list[Up] = []
+
+    def start_one(directory: Path, *words: str) -> Up:
+        started.append(Up(directory, *words))
+        return started[-1]
+
+    yield start_one
+    for up in started:
+        up.end()
+
+
+def nothing_is_left(up: Up, processes: dict[str, ProcessId]) -> None:
+    assert [name for name, process in processes.items() if is_running(process)] == []
+    assert list(up.data.rglob("*.sock")) == []
+
+
+@pytest.mark.timeout(120)
+def test_a_cluster_serves_shows_itself_and_leaves_nothing_behind(tmp_path: Path, start: Callable[..., Up]) -> None:
+    (tmp_path / "rumor.toml").write_text(FILE)
+    up = start(tmp_path)
+    url = up.wait_ready()
+    assert {json.loads(get(url)[1])["tag"] for _ in range(8)} == {"web-1", "web-2"}
+    members = json.loads(rumor(tmp_path, "members", "--format", "json"))["members"]
+    assert {member["name"]: member["status"] for member in members} == {
+        "balancer": "alive", "web-1": "alive", "web-2": "alive",
+    }  # fmt: skip
+    table = json.loads(rumor(tmp_path, "table", "-format", "json"))
+    assert [server["state"] for server in table["services"][0]["servers"]] == ["ready", "ready"]
+    for words in (("members",), ("table",), ("config", "history")):
+        assert "web-1" in rumor(tmp_path, *words)
+    revisions = json.loads(rumor(tmp_path, "config", "history", "--format", "json"))["revisions"]
+    assert rumor(tmp_path, "config", "show").count("    server web-") == 2
+    if len(revisions) > 1:
+        assert "server web-" in rumor(tmp_path, "config", "diff", revisions[-1]["id"][:8], revisions[0]["id"][:8])
+    # Nothing but servers differed from the file that HAProxy was started with, so it was never reloaded.
+    assert {revision["how"] for revision in revisions} == {"runtime"}
+    processes = up.processes()
+    assert set(processes) >= {"supervisord", "haproxy", "balancer-agent", "web-1-agent", "web-1-app", "web-2-app"}
+    assert up.stop() == 0
+    nothing_is_left(up, processes)
+    assert "Traceback" not in up.text
+
+
+@pytest.mark.timeout(120)
+def test_with_no_file_an_app_is_enough(tmp_path: Path, start: Callable[..., Up]) -> None:
+    up = start(tmp_path, "--app", APP, "--replicas", "1")
+    assert get(up.wait_ready())[0] == 200
+    assert up.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_two_clusters_do_not_collide(tmp_path: Path, start: Callable[..., Up]) -> None:
+    ups = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        ups.append(start(tmp_path / name, "--app", APP, "--replicas", "1"))
+    first, second = (up.wait_ready() for up in ups)
+    assert first != second
+    assert (get(first)[0], get(second)[0]) == (200, 200)
+    for name in ("a", "b"):
+        assert len(json.loads(rumor(tmp_path / name, "members", "--format", "json"))["members"]) == 2
+    assert [up.stop() for up in ups] == [0, 0]
+
+
+@pytest.mark.timeout(120)
+def test_a_second_up_in_one_directory_is_refused(tmp_path: Path, start: Callable[..., Up]) -> None:
+    first = start(tmp_path, "--app", APP)
+    first.wait_ready()
+    done = subprocess.run(
+        [sys.executable, "-m", "rumor", "up", "--app", APP],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"is run by process {first.process.pid} already" in done.stderr
+    assert first.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_what_a_killed_up_has_left_is_ended_by_the_next(tmp_path: Path, start: Callable[..., Up]) -> None:
+    first = start(tmp_path, "--app", APP)
+    first.wait_ready()
+    left = first.processes()
+    first.process.kill()
+    first.process.wait(10)
+    assert any(is_running(process) for process in left.values())
+    first.out.unlink()
+    second = start(tmp_path, "--app", APP)
+    assert get(second.wait_ready())[0] == 200
+    assert [name for name, process in left.items() if is_running(process)] == []
+    assert second.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_down_ends_a_cluster_that_nobody_holds(tmp_path: Path, start: Callable[..., Up]) -> None:
+    up = start(tmp_path, "--app", APP)
+    up.wait_ready()
+    processes = up.processes()
+    up.process.kill()
+    up.process.wait(10)
+    rumor(tmp_path, "down")
+    nothing_is_left(up, processes)
+
+
+@pytest.mark.timeout(120)
+def test_a_deep_data_directory_gets_short_sockets(tmp_path: Path, start: Callable[..., Up]) -> None:
+    deep = tmp_path.joinpath(*["a-rather-long-directory-name"] * 5)
+    deep.mkdir(parents=True)
+    up = start(deep, "--app", APP)
+    assert get(up.wait_ready())[0] == 200
+    assert len(json.loads(rumor(deep, "members", "--format", "json"))["members"]) == 2
+    assert up.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_an_app_that_is_killed_comes_back(tmp_path: Path, start: Callable[..., Up]) -> None:
+    (tmp_path / "rumor.toml").write_text(FILE)
+    up = start(tmp_path)
+    url = up.wait_ready()
+    killed = up.processes()["web-1-app"]
+    os.kill(killed.pid, signal.SIGKILL)
+    wait_for(lambda: up.processes().get("web-1-app", killed) != killed, lambda: up.text)
+    wait_for(lambda: {json.loads(get(url)[1])["tag"] for _ in range(4)} == {"web-1", "web-2"}, lambda: up.text)
+    assert up.stop() == 0
+
+
+@pytest.mark.timeout(120)
+def test_an_app_that_falls_at_once_is_tried_again_and_told(tmp_path: Path, start: Callable[..., Up]) -> None:
+    count = tmp_path / "count"
+    script = tmp_path / "falls.sh"
+    script.write_text(f"#!/bin/sh\necho x >> {count}\nexit 3\n")
+    script.chmod(0o755)
+    up = start(tmp_path, "--app", str(script))
+    wait_for(lambda: count.exists() and count.read_text().count("x") >= 3, lambda: up.text, 40)
+    assert up.stop() == 0
+
+
+def refused(directory: Path, *words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "rumor", "up", *words],
+        cwd=directory, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (directory / ".rumor" / "supervisord.conf").exists()
+    return done.stderr
+
+
+def test_a_command_that_does_not_exist_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    assert "there is no program 'no-such-program'" in refused(tmp_path, "--app", "no-such-program {port}")
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "rumor.toml").write_text(FILE + f"port = {port}\n")
+        assert f"service.web.port: port {port} of web-1/app is taken" in refused(tmp_path)
+        (tmp_path / "rumor.toml").write_text(FILE + f'[balancer]\nbind = "127.0.0.1:{port}"\n')
+        assert f"balancer.bind: port {port}" in refused(tmp_path)
