@@ -7,6 +7,7 @@ Facts: supervisord stops groups one after the other, highest priority first, and
 import asyncio
 import contextlib
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -26,6 +27,9 @@ _LOG_BACKUPS = 3
 # supervisor.xmlrpc.Faults
 _NOT_RUNNING, _ALREADY_STARTED, _SHUTDOWN_STATE = 70, 60, 6
 
+# Where a comment begins in the middle of a line; there is no way to escape it.
+_COMMENT = re.compile(r"(\s)([;#])")
+
 Answer = TypeVar("Answer")
 
 
@@ -33,6 +37,7 @@ def write_config(programs: Sequence[Program], *, run_directory: Path, log: Path)
     """Return supervisord.conf for these programs.
 
     Raises:
+        Refused: supervisord has no way to write a value of the user's.
         Bug: a value holds a line break, which would start a directive of its own.
     """
     socket = run_directory / "supervisor.sock"
@@ -72,7 +77,7 @@ def _program_section(program: Program) -> list[str]:
     environment = ",".join(f'{name}="{_quoted(value)}"' for name, value in sorted(program.environment.items()))
     return [
         f"[program:{_value(program.name)}]",
-        f"command = {_value(shlex.join(program.command))}",
+        f"command = {_command(program.command)}",
         f"directory = {_value(program.directory)}",
         *([f"environment = {environment}"] if environment else []),
         f"autostart = {str(program.autostart).lower()}",
@@ -93,11 +98,18 @@ def _program_section(program: Program) -> list[str]:
 
 
 def _value(value: object) -> str:
-    """Return a value as it must stand in supervisord.conf: `%` starts an expansion there, ` ;` a comment."""
+    """Return a value as it must stand in supervisord.conf, where `%` starts an expansion."""
     text = str(value)
     if not text.isprintable():
         raise Bug(f"this cannot stand in supervisord.conf: {text[:120]!a}")
-    return text.replace("%", "%%").replace(" ;", " \\;")
+    if _COMMENT.search(text):
+        raise Refused(f"supervisord cannot carry {text[:120]!a}: what follows the blank would be a comment")
+    return text.replace("%", "%%")
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return a command line: words in which a comment would begin are quoted in two pieces."""
+    return _value(_COMMENT.sub(r"\1''\2", shlex.join(words)))
 
 
 def _quoted(value: str) -> str:

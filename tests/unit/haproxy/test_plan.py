@@ -1,0 +1,195 @@
+"""What to do next, from one look at what runs; the order of several looks is the property test's business."""
+
+from dataclasses import replace
+
+import pytest
+
+from rumor.haproxy.config_text import read_config
+from rumor.haproxy.plan import (
+    AddServer,
+    DrainServer,
+    EnableCheck,
+    MaintServer,
+    Memory,
+    MoveServer,
+    Plan,
+    ProbeServer,
+    ReadyServer,
+    RemoveServer,
+    WeightServer,
+    plan,
+)
+from rumor.model import Cause, Instant, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
+from rumor.names import HostPort, MemberName, ServiceName
+
+WEB, ONE, TWO = ServiceName("web"), MemberName("one"), MemberName("two")
+KEY = WEB, ONE
+HERE, THERE = HostPort("10.0.0.1", 80), HostPort("10.0.0.2", 80)
+READY, DRAIN, MAINT = Rotation.READY, Rotation.DRAIN, Rotation.MAINT
+BASE = "global\nbackend web\n"
+
+
+def server(name: MemberName = ONE, address: HostPort = HERE, weight: int = 100, rotation: Rotation = READY) -> Server:
+    return Server(name, address, weight, rotation)
+
+
+def revision(*servers: Server, keywords: str = "check", base: str = BASE) -> Revision:
+    lines = [f"    server {it.name} {it.address} weight {it.weight} {keywords}\n" for it in servers]
+    return Revision("1" * 64, base + "".join(lines), Table((Service(WEB, servers),)), Cause("test", "a test"))
+
+
+def running(
+    name: MemberName = ONE,
+    address: HostPort = HERE,
+    rotation: Rotation = READY,
+    *,
+    is_up: bool | None = True,
+    status: str = "UP",
+    weight: int = 100,
+    sessions: int = 0,
+) -> ServerObservation:
+    return ServerObservation(WEB, name, address, rotation, is_up, "L7OK", status, weight, sessions)
+
+
+def planned(
+    wanted: Revision,
+    *present: ServerObservation,
+    before: Revision | None = None,
+    memory: Memory | None = None,
+    now: float = 100.0,
+) -> Plan:
+    was = read_config((before or wanted).text)
+    drains = {WEB: Seconds(5.0)}
+    return plan(wanted, read_config(wanted.text), present, was, memory or Memory(), drains, Instant(now))
+
+
+def test_what_agrees_needs_nothing() -> None:
+    assert planned(revision(server()), running()) == Plan()
+
+
+def test_a_new_server_is_added_before_an_old_one_is_drained() -> None:
+    found = planned(revision(server(TWO, THERE)), running())
+    assert found.steps == (AddServer((WEB, TWO), THERE, 100, "check"), DrainServer(KEY))
+
+
+def test_a_server_that_must_go_is_drained_then_waited_for_then_deleted() -> None:
+    memory = Memory()
+    nobody = revision()
+    assert planned(nobody, running(), memory=memory).steps == (DrainServer(KEY),)
+    busy = running(rotation=DRAIN, status="DRAIN", sessions=2)
+    waits = planned(nobody, busy, memory=memory)
+    assert waits.steps == ()
+    assert waits.wake_in == pytest.approx(0.1)
+    idle = replace(busy, sessions=0)
+    assert planned(nobody, idle, memory=memory).steps == (RemoveServer(KEY, cuts_sessions=False),)
+
+
+def test_sessions_are_cut_when_the_drain_time_is_over_and_not_before() -> None:
+    memory = Memory()
+    busy = running(rotation=DRAIN, status="DRAIN", sessions=2)
+    assert planned(revision(), busy, memory=memory, now=100.0).steps == ()
+    assert planned(revision(), busy, memory=memory, now=104.9).steps == ()
+    assert planned(revision(), busy, memory=memory, now=105.0).steps == (RemoveServer(KEY, cuts_sessions=True),)
+
+
+def test_a_server_that_comes_back_has_its_whole_drain_time_again() -> None:
+    memory = Memory()
+    busy = running(rotation=DRAIN, status="DRAIN", sessions=2)
+    planned(revision(), busy, memory=memory, now=100.0)
+    planned(revision(server()), busy, memory=memory, now=102.0)
+    assert planned(revision(), busy, memory=memory, now=106.0).steps == ()
+
+
+# --- readiness
+
+
+def test_a_drained_server_is_ready_by_haproxys_check() -> None:
+    assert planned(revision(server()), running(rotation=DRAIN, status="DRAIN")).steps == (ReadyServer(KEY),)
+
+
+def test_where_haproxy_has_not_checked_yet_we_ask_ourselves() -> None:
+    found = planned(revision(server()), running(rotation=DRAIN, is_up=None, status="DRAIN 1/3"))
+    assert found.steps == (ProbeServer(KEY, HERE, ReadyServer(KEY)),)
+    assert found.wake_in is not None
+
+
+def test_a_check_from_before_maintenance_proves_nothing() -> None:
+    memory = Memory()
+    assert planned(revision(server()), running(rotation=MAINT, is_up=None), memory=memory).steps == (
+        DrainServer(KEY, enables_check=True),
+    )
+    back = running(rotation=DRAIN, status="DRAIN")
+    assert planned(revision(server()), back, memory=memory, now=101.0).steps == (
+        ProbeServer(KEY, HERE, ReadyServer(KEY)),
+    )
+    planned(revision(server()), back, memory=memory, now=106.0)
+    assert planned(revision(server()), back, memory=memory, now=106.1).steps == (ReadyServer(KEY),)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "is_now", "step"),
+    [
+        (DRAIN, READY, DrainServer(KEY)),
+        (MAINT, READY, MaintServer(KEY)),
+        (MAINT, DRAIN, MaintServer(KEY)),
+        (DRAIN, MAINT, DrainServer(KEY, enables_check=True)),
+    ],
+)
+def test_each_place_is_reached_from_each(wanted: Rotation, is_now: Rotation, step: object) -> None:
+    assert planned(revision(server(rotation=wanted)), running(rotation=is_now)).steps == (step,)
+
+
+def test_weight_and_check_are_set_right() -> None:
+    found = planned(revision(server(weight=7)), running(is_up=None, status="no check"))
+    assert found.steps == (EnableCheck(KEY), WeightServer(KEY, 7))
+
+
+# --- moves
+
+
+def test_a_server_moves_once_its_new_address_is_well() -> None:
+    memory = Memory()
+    moved = revision(server(address=THERE))
+    found = planned(moved, running(), memory=memory)
+    assert found.steps == (ProbeServer(KEY, THERE, MoveServer(KEY, THERE)),)
+    # Nobody is well there: when its time is over it may not stay where it was, either.
+    assert planned(moved, running(), memory=memory, now=105.0).steps == (DrainServer(KEY),)
+
+
+def test_a_drained_server_moves_at_once_and_must_prove_itself_again() -> None:
+    memory = Memory()
+    moved = revision(server(address=THERE))
+    drained = running(rotation=DRAIN, status="DRAIN")
+    assert planned(moved, drained, memory=memory).steps == (MoveServer(KEY, THERE),)
+    arrived = replace(drained, address=THERE)
+    assert planned(moved, arrived, memory=memory).steps == (ProbeServer(KEY, THERE, ReadyServer(KEY)),)
+
+
+# --- reloads
+
+
+def test_what_more_than_servers_changes_needs_a_reload() -> None:
+    found = planned(revision(server(), base="global\nbackend web\n    balance first\n"), running(), before=revision())
+    assert (found.steps, found.reload_reason) == ((), "more than servers differ")
+
+
+def test_changed_settings_of_a_server_need_a_reload() -> None:
+    found = planned(revision(server(), keywords="check inter 9s"), running(), before=revision(server()))
+    assert found.reload_reason == "the settings of server web/one differ"
+
+
+def test_an_unknown_revision_needs_a_reload() -> None:
+    wanted = revision(server())
+    found = plan(wanted, read_config(wanted.text), (running(),), None, Memory(), {}, Instant(1.0))
+    assert found.reload_reason == "what runs is unknown"
+
+
+def test_what_haproxy_would_not_do_at_run_time_is_reloaded() -> None:
+    memory = Memory(refused={KEY: "not accepted for dynamic server"})
+    assert "not accepted for dynamic server" in planned(revision(server()), memory=memory).reload_reason
+    assert planned(revision(server()), running(), memory=memory).reload_reason == "", "it is there by now"
+
+
+def test_servers_that_are_not_ours_are_left_alone() -> None:
+    wanted = revision(server(), base=BASE + "    server two by-hand.example:80 check\n")
+    assert planned(wanted, running(), running(TWO, THERE)).steps == ()
