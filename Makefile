@@ -11,7 +11,7 @@ help:
 	@echo 'make test    everything: check, integration, acceptance (as root it installs the system programs it needs)'
 	@echo 'make check   format, lint, types, unit and property tests, about a minute'
 	@echo 'make soak    long property and simulation runs'
-	@echo 'make bench   what an agent costs'
+	@echo 'make bench   what an agent costs, and how fast the example app is'
 
 $(VENV)/.ready: pyproject.toml constraints.txt scripts/venv
 	@scripts/venv $(PYTHON) $(VENV)
@@ -39,6 +39,7 @@ soak: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python bench/agent_cost.py
+	$(BIN)/python bench/webapp.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

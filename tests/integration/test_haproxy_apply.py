@@ -42,20 +42,24 @@ class App:
     let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-            async with asyncio.timeout(60):
-                while head := await reader.readuntil(b"\r\n\r\n"):
-                    path = head.split(b" ", 2)[1]
-                    status = b"200 OK" if self.is_well else b"500 Unwell"
-                    if path != b"/health":
-                        self.requests += 1
-                    if path == b"/slow":
-                        self.slow_requests += 1
-                        await self.let_go.wait()
-                    body = str(self.address.port).encode()
-                    writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
-                    await writer.drain()
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
+                async with asyncio.timeout(60):
+                    while head := await reader.readuntil(b"\r\n\r\n"):
+                        writer.write(await self._respond(head.split(b" ", 2)[1]))
+                        await writer.drain()
+        finally:
+            writer.close()
+
+    async def _respond(self, path: bytes) -> bytes:
+        status = b"200 OK" if self.is_well else b"500 Unwell"
+        if path != b"/health":
+            self.requests += 1
+        if path == b"/slow":
+            self.slow_requests += 1
+            await self.let_go.wait()
+        body = str(self.address.port).encode()
+        return b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body)
 
 
 @asynccontextmanager
@@ -827,17 +831,20 @@ async def test_a_socket_nobody_listens_on_is_unreachable(stage: Stage) -> None:
 
 
 async def test_a_socket_that_never_answers_is_given_up(run_directory: Path) -> None:
+    let_go, is_over = asyncio.Event(), asyncio.Event()
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            await reader.read()
-            await asyncio.wait_for(asyncio.Event().wait(), DEADLINE)
+        await let_go.wait()
         writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        is_over.set()
 
     listener = await asyncio.start_unix_server(silent, run_directory / "haproxy.sock")
     try:
         with pytest.raises(Unreachable, match="did not answer"):
             await CommandSocket(run_directory / "haproxy.sock").ask("show info", deadline=Seconds(0.2))
     finally:
-        for task in asyncio.all_tasks() - {asyncio.current_task()}:
-            task.cancel()
+        let_go.set()
+        await asyncio.wait_for(is_over.wait(), DEADLINE)
         listener.close()

@@ -1,0 +1,245 @@
+"""The balancer's loop beside a HAProxy in memory: what it serves, refuses, repairs and journals."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from rumor.agent.balancing import Balancing, BalancingSettings
+from rumor.agent.drain import Drained, format_drained
+from rumor.errors import Refused
+from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.haproxy.fake import FakeHaproxy
+from rumor.journal import Journal
+from rumor.model import Cause, Member, MemberStatus, Seconds, StoredRevision, Table
+from rumor.names import Endpoint, HostPort, MemberName, ServiceName
+from rumor.pool.table import PoolSettings
+from rumor.render.publish import read_template, write_atomically
+from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.template import render
+from rumor.sources.base import Refusal, Snapshot
+
+WEB = ServiceName("web")
+DEADLINE = 10.0
+
+
+def member(name: str, number: int, *, says: str = "ready", status: MemberStatus = MemberStatus.ALIVE) -> Member:
+    return Member(
+        MemberName(name), HostPort(f"10.0.0.{number}", 7946), {"service:web": f"80;state={says}"}, status, incarnation=1
+    )
+
+
+@dataclass
+class World:
+    """A balancer's loop, and all it has to do with."""
+
+    haproxy: FakeHaproxy
+    balancing: Balancing
+    journal: Journal
+    snapshot: Snapshot
+    template: str
+    rules: RenderSettings
+    told: list[tuple[str, bytes]] = field(default_factory=list)
+    words: str = ""
+    """What `haproxy -c` says of anything new."""
+
+    def see(self, *members: Member, refusals: tuple[Refusal, ...] = (), is_blind: bool = False) -> None:
+        self.snapshot = Snapshot("gossip", members, is_blind, refusals)
+        self.balancing.wake()
+
+    @property
+    def serving(self) -> dict[str, str]:
+        """The servers that HAProxy gives requests to."""
+        return {
+            name: server.address.host for (_, name), server in self.haproxy.servers.items() if server.takes_requests
+        }
+
+    async def until(self, holds: Callable[[], bool], what: str) -> None:
+        try:
+            async with asyncio.timeout(DEADLINE):
+                while not holds():
+                    self.haproxy.run_checks()
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            pytest.fail(f"not within {DEADLINE:g} s: {what}; {self.haproxy.servers}")
+
+    async def kinds(self) -> list[str]:
+        return [record.kind for record in await self.journal.records(limit=1000)]
+
+    async def revisions(self) -> list[StoredRevision]:
+        return list(await self.journal.revisions(limit=100))
+
+
+def rules(directory: Path, template: str) -> RenderSettings:
+    backend = BackendSettings(
+        service=WEB, routes=(Route(),), check=CheckRule("/", Seconds(1.0), Seconds(0.5), 2, 2), balance="leastconn",
+        drain=Seconds(5.0), retries=3, repeat_post=False, sticky_key="",
+    )  # fmt: skip
+    return RenderSettings(
+        binds=(Endpoint("127.0.0.1", 8080),), stats=None, run_directory=directory, maxconn=100,
+        server_timeout=Seconds(5.0), backends=(backend,), template_text=template,
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def running(directory: Path) -> AsyncIterator[World]:
+    template = read_template(None)
+    settings = rules(directory, template)
+    config = directory / "haproxy.cfg"
+    config.write_text(render(Table(), settings, Cause("start", "a test")).text)
+    haproxy = FakeHaproxy(config, lambda address: True)
+    journal = await Journal.open(directory / "journal.db")
+    world: World
+
+    async def text_of(revision: str) -> str | None:
+        stored = await journal.revision(revision)
+        return None if stored is None else stored.text
+
+    async def probe(service: ServiceName, address: HostPort) -> bool:
+        return True
+
+    async def check(new: str, old: str) -> str:
+        return world.words
+
+    applier = Applier(
+        ApplierSettings(config, directory, {WEB: Seconds(5.0)}),
+        text_of=text_of, write=write_atomically, probe=probe, connect=haproxy.connect,
+    )  # fmt: skip
+    balancing = Balancing(
+        BalancingSettings(settings, {WEB: PoolSettings()}),
+        applier=applier, journal=journal, check=check,
+        picture=lambda: world.snapshot, tell_drained=lambda name, word: world.told.append((name, word)),
+    )  # fmt: skip
+    world = World(haproxy, balancing, journal, Snapshot("gossip", ()), template, settings)
+    loop = asyncio.create_task(balancing.run())
+    try:
+        yield world
+        assert not loop.done(), loop
+    finally:
+        loop.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await loop
+        await journal.close()
+    assert haproxy.faults == []
+
+
+async def test_members_become_servers_and_go_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: world.serving == {"one": "10.0.0.1", "two": "10.0.0.2"}, "both serve")
+        world.see(member("one", 1, status=MemberStatus.LEFT), member("two", 2))
+        await world.until(lambda: list(world.haproxy.servers) == [(WEB, "two")], "one is gone")
+        await world.until(lambda: world.balancing.is_converged, "converged")
+        found = await world.revisions()
+    assert world.haproxy.reloads == 0
+    assert "one" in found[0].cause.text
+    assert [revision.outcome.value for revision in found[:1]] == ["applied"]
+
+
+async def test_somebody_elses_hand_is_repaired_and_journalled(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        world.haproxy.servers["web", "one"].weight = 3
+        world.balancing.wake()
+        await world.until(lambda: world.haproxy.servers["web", "one"].weight == 100, "the weight is right again")
+        await world.until(lambda: world.balancing.counters.repairs == 1, "the repair is counted")
+        records = await world.journal.records(limit=5)
+    assert "weight web/one" in records[0].text
+
+
+async def test_a_draining_node_is_told_when_its_last_session_has_ended(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        world.haproxy.servers["web", "one"].sessions = 1
+        world.see(member("one", 1, says="draining"), member("two", 2))
+        await world.until(lambda: list(world.serving) == ["two"], "one is drained")
+        cycles = world.balancing.counters.cycles
+        await world.until(lambda: world.balancing.counters.cycles > cycles + 2, "it looks again")
+        assert world.told == []
+        world.haproxy.servers["web", "one"].sessions = 0
+        await world.until(lambda: bool(world.told), "one is told")
+    assert set(world.told) == {("one", format_drained(Drained(WEB, MemberName("one"))))}
+
+
+async def test_what_haproxy_would_not_load_is_refused_and_the_next_change_is_offered_anew(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving), "it serves")
+        world.words = "[ALERT] no such thing"
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: world.balancing.counters.refusals == 1, "it is refused")
+        assert list(world.serving) == ["one"]
+        refused = (await world.revisions())[0]
+        assert (refused.outcome.value, refused.words) == ("refused", "[ALERT] no such thing")
+        world.words = ""
+        world.see(member("one", 1), member("two", 2), member("three", 3))
+        await world.until(lambda: len(world.serving) == 3, "all serve")
+
+
+async def test_a_broken_template_is_refused_and_nothing_changes(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving), "it serves")
+        before = world.balancing.revision
+        broken = BalancingSettings(replace(world.rules, template_text="{{ nobody }}"), {WEB: PoolSettings()})
+        with pytest.raises(Refused, match="nobody"):
+            await world.balancing.reconfigure(broken, Cause("sighup", "asked"))
+        assert world.balancing.revision == before
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "the good template goes on")
+
+
+async def test_new_settings_come_by_one_reload(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        other = replace(world.rules, backends=(replace(world.rules.backends[0], balance="roundrobin"),))
+        said = await world.balancing.reconfigure(
+            BalancingSettings(other, {WEB: PoolSettings()}), Cause("sighup", "rumor.toml was read again")
+        )
+        assert "is accepted" in said
+        await world.until(lambda: world.haproxy.reloads == 1, "it is reloaded")
+        await world.until(lambda: list(world.serving) == ["one"], "it serves on")
+
+
+async def test_what_the_network_offers_wrongly_is_journalled_once(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        for number in range(3):
+            world.see(member("one", 1), refusals=(Refusal("evil\\n", "not a name"),))
+            await world.until(lambda least=number: world.balancing.counters.cycles > least, "a cycle")  # type: ignore[misc]
+        await world.until(lambda: bool(world.serving), "the good one serves")
+        assert (await world.kinds()).count("offer_refused") == 1
+    assert world.balancing.counters.offers_refused == 1
+
+
+async def test_a_haproxy_that_comes_late_gets_everything(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.haproxy.is_running = False
+        world.see(member("one", 1))
+        cycles = world.balancing.counters.cycles
+        await world.until(lambda: world.balancing.counters.cycles > cycles, "it looks")
+        assert world.balancing.observed is None
+        assert not world.balancing.is_converged
+        world.haproxy.restart()
+        world.haproxy.is_running = True
+        world.balancing.wake()
+        await world.until(lambda: list(world.serving) == ["one"], "it serves")
+
+
+async def test_a_balancer_that_sees_nobody_removes_nobody(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving), "it serves")
+        cycles = world.balancing.counters.cycles
+        world.see(is_blind=True)
+        await world.until(lambda: world.balancing.counters.cycles > cycles + 1, "it looks")
+        assert list(world.serving) == ["one"]
+        assert world.haproxy.servers["web", "one"].admin == 0
+        world.see()
+        await world.until(lambda: not world.haproxy.servers, "an empty picture empties the pool")
