@@ -39,7 +39,7 @@ soak: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	$(BIN)/python bench/agent_cost.py
-	$(BIN)/python bench/webapp.py
+	$(BIN)/python bench/app_rate.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -193,6 +193,24 @@ def test_a_reload_brings_a_changed_file_and_refuses_a_broken_one(cluster: Cluste
     assert balancer.poll() is None
 
 
+def test_a_service_that_a_reload_brought_is_served(cluster: Cluster) -> None:
+    balancer = cluster.agent("balancer", "balancer")
+    cluster.start_haproxy()
+    wait_for(lambda: not _is_missing(cluster), "HAProxy is steered")
+    file = cluster.directory / "rumor.toml"
+    file.write_text(file.read_text() + f'[service.shop]\nport = {cluster.app}\nroute = {{ path = "/shop" }}\n')
+    balancer.send_signal(signal.SIGHUP)
+    wait_for(lambda: "reloaded" in cluster.logs(), "the file is read again")
+    cluster.start_app()
+    cluster.agent("shop", "web-1")
+    wait_for(
+        lambda: cluster.server_states() == {"web-1": "ready"}, f"the new service's server is ready\n{cluster.logs()}"
+    )
+    services = {service["name"]: service for service in cluster.ask("/v1/table")["services"]}
+    assert services["shop"]["routes"] == ["*/shop"]
+    assert balancer.poll() is None
+
+
 def test_a_node_without_a_balancer_stays_small(cluster: Cluster) -> None:
     web = cluster.agent("web", "web-1")
     cluster.start_app()

@@ -8,14 +8,26 @@ the members and, at the latest, each second, so that what runs is read back and 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rumor.agent.drain import Drained, format_drained
 from rumor.errors import Refused, RumorError, Unreachable
 from rumor.haproxy.apply import Applier, ApplyReport, Observed
 from rumor.journal import Journal
 from rumor.log import get_logger
-from rumor.model import Cause, Instant, Member, Outcome, Record, Revision, Rotation, ServerObservation, Table, WallTime
+from rumor.model import (
+    Cause,
+    Instant,
+    Member,
+    Outcome,
+    Record,
+    Revision,
+    Rotation,
+    Seconds,
+    ServerObservation,
+    Table,
+    WallTime,
+)
 from rumor.names import MemberName, ServiceName
 from rumor.pool.table import Blindness, PoolSettings, build_table, changes, drained, explain
 from rumor.render.settings import RenderSettings
@@ -39,6 +51,15 @@ class BalancingSettings:
 
     render: RenderSettings
     pool: Mapping[ServiceName, PoolSettings]
+
+    @property
+    def drains(self) -> dict[ServiceName, Seconds]:
+        """How long a server of each service may drain before its sessions are cut."""
+        return {backend.service: backend.drain for backend in self.render.backends}
+
+    @property
+    def routes(self) -> dict[ServiceName, tuple[str, ...]]:
+        return {backend.service: tuple(map(str, backend.routes)) for backend in self.render.backends}
 
 
 @dataclass(slots=True)
@@ -98,6 +119,10 @@ class Balancing:
     # --- what others see
 
     @property
+    def settings(self) -> BalancingSettings:
+        return self._settings
+
+    @property
     def table(self) -> Table:
         return self._table
 
@@ -130,6 +155,7 @@ class Balancing:
         async with self._turn:
             revision = await self._offer(self._table, settings, cause)
             self._settings = settings
+            self._applier.settings = replace(self._applier.settings, drains=settings.drains)
             self._revision = revision
         self._changed.set()
         return f"revision {revision.id[:12]} is accepted"

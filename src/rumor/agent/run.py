@@ -195,7 +195,6 @@ class Agent:
         program = find_haproxy(self._environ)
         settings = self._balancing_settings(self._config)
         log.info("haproxy", program=program.path, version=program.version, config=self._place.haproxy_config)
-        services = {service.name: check_settings(service) for service in self._config.services}
 
         async def check(text: str, running: str) -> str:
             on_disk = running or await asyncio.to_thread(_read_if_there, self._place.haproxy_config)
@@ -210,13 +209,14 @@ class Agent:
             return text if revision_id(text) == revision else None
 
         async def probe(service: ServiceName, address: HostPort) -> bool:
-            return (await run_check(services[service], address)).ok
+            known = next((entry for entry in self._config.services if entry.name == service), None)
+            return known is not None and (await run_check(check_settings(known), address)).ok
 
         applier = Applier(
             ApplierSettings(
                 config=self._place.haproxy_config,
                 run_directory=self._place.run_directory,
-                drains={service.name: service.drain for service in self._config.services},
+                drains=settings.drains,
             ),
             text_of=text_of,
             write=write_atomically,
@@ -254,7 +254,6 @@ class Agent:
             offering=self._offering,
             balancing=self._balancing,
             journal=self._journal,
-            routes={service.name: tuple(map(str, service.routes)) for service in self._config.services},
             reload=self.reload,
         )
         render = None

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rumor import __version__
@@ -10,7 +10,7 @@ from rumor.agent.membership import Membership
 from rumor.agent.offering import Offering
 from rumor.journal import Journal
 from rumor.model import Member, Seconds, WallTime
-from rumor.names import MemberName, ServiceName
+from rumor.names import MemberName
 from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ class AgentView:
         offering: Offering,
         balancing: "Balancing | None",
         journal: Journal,
-        routes: Mapping[ServiceName, tuple[str, ...]],
         reload: Callable[[], Awaitable[str]],
     ) -> None:
         self._node = node
@@ -38,7 +37,6 @@ class AgentView:
         self._offering = offering
         self._balancing = balancing
         self._journal = journal
-        self._routes = routes
         self._reload = reload
         self._started_at = WallTime(time.time())
         self._started = time.monotonic()
@@ -61,7 +59,7 @@ class AgentView:
             table=balancing.table,
             revision=balancing.revision.id if balancing.revision else "",
             observations=balancing.observed.servers if balancing.observed else (),
-            routes=self._routes,
+            routes=balancing.settings.routes,
         )
 
     def status(self) -> Status:

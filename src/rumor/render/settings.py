@@ -14,6 +14,9 @@ class Route:
     host: str = "*"
     path: str = "/"
 
+    def __str__(self) -> str:
+        return f"{self.host}{self.path}"
+
 
 @dataclass(frozen=True, slots=True)
 class CheckRule:

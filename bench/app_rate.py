@@ -1,6 +1,6 @@
 """How many requests a second the example app answers on one core.
 
-    python bench/webapp.py              four seconds each: kept-alive and new connections, one and eight clients
+    python bench/app_rate.py              four seconds each: kept-alive and new connections, one and eight clients
 
 The app is held on the first core this process may use, the clients on the last; with a single core both share it.
 """
