@@ -43,6 +43,7 @@ _PROBES_AT_ONCE = 64
 _PROBE_PATIENCE = Seconds(0.25)
 """Others wait meanwhile. A server that is slower comes in by HAProxy's own check."""
 _OLD_WORKERS_ASKED = 8
+_OLD_WORKER_DEADLINE = Seconds(0.5)
 _TEXTS_KEPT = 8
 
 
@@ -274,7 +275,13 @@ class Applier:
     async def _old_stats(self, processes: Processes) -> AsyncIterator[str]:
         """Yield the statistics of workers that still finish sessions; one that has just ended has none."""
         for pid in processes.old_worker_pids[-_OLD_WORKERS_ASKED:]:
-            reply = await self._master.ask(f"@!{pid} show stat -1 4 -1")
+            try:
+                reply = await self._master.ask(f"@!{pid} show stat -1 4 -1", deadline=_OLD_WORKER_DEADLINE)
+            except Unreachable:
+                # A worker that ends just when it is asked leaves the question open for ever.
+                if pid in parse_processes(await self._master.ask("show proc")).old_worker_pids:
+                    raise
+                continue
             if reply.startswith("# pxname,"):
                 yield reply
 
