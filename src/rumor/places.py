@@ -34,6 +34,11 @@ class Places:
         return self.directory / "haproxy.cfg"
 
     @property
+    def good_template(self) -> Path:
+        """The last template that passed its check."""
+        return self.directory / "haproxy.cfg.j2"
+
+    @property
     def master_socket(self) -> Path:
         return self.run_directory / "master.sock"
 

@@ -85,6 +85,8 @@ class Balancing:
         check: Callable[[str, str], Awaitable[str]],
         picture: Callable[[], Snapshot],
         tell_drained: Callable[[MemberName, bytes], None],
+        good_template: str = "",
+        keep_template: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         """Prepare; nothing is asked of HAProxy before `run`.
 
@@ -95,6 +97,9 @@ class Balancing:
             check: returns what speaks against a new configuration text, given the one that runs; empty for nothing.
             picture: what gossip sees now.
             tell_drained: sends a balancer's word to a draining member.
+            good_template: the last one that passed its check, in an earlier life; serves until a better one is
+                offered, should the present one be broken.
+            keep_template: keeps such a template for the next life.
         """
         self._settings = settings
         self._applier = applier
@@ -102,6 +107,8 @@ class Balancing:
         self._check = check
         self._picture = picture
         self._tell_drained = tell_drained
+        self._good_template = good_template
+        self._keep_template = keep_template
         self._table = Table()
         self._revision: Revision | None = None
         self._applied: Revision | None = None
@@ -244,6 +251,18 @@ class Balancing:
         except Refused:
             # It is journalled; the last good revision stays, and the next change is offered anew.
             self._has_failed = True
+            if self._revision is None and self._good_template not in ("", self._settings.render.template_text):
+                await self._fall_back(table, cause)
+
+    async def _fall_back(self, table: Table, cause: Cause) -> None:
+        """Serve with the template of an earlier life: the one on disk was broken while nobody watched."""
+        settings = replace(self._settings, render=replace(self._settings.render, template_text=self._good_template))
+        try:
+            self._revision = await self._offer(table, settings, cause)
+        except Refused:
+            return
+        self._settings, self._has_failed = settings, False
+        log.error("template_refused", text="going on with the last template that passed its check")
 
     async def _offer(self, table: Table, settings: BalancingSettings, cause: Cause) -> Revision:
         """Render and check a revision, and journal it either way.
@@ -264,6 +283,10 @@ class Balancing:
             await self._refuse(revision, words)
             raise Refused(words)
         log.info("revision", id=revision.id[:12], cause=cause.text)
+        if settings.render.template_text != self._good_template:
+            self._good_template = settings.render.template_text
+            if self._keep_template is not None:
+                await self._keep_template(self._good_template)
         await self._journal.add_revision(revision, Outcome.PENDING)
         return revision
 

@@ -212,6 +212,9 @@ class Agent:
             known = next((entry for entry in self._config.services if entry.name == service), None)
             return known is not None and (await run_check(check_settings(known), address)).ok
 
+        async def keep_template(text: str) -> None:
+            await asyncio.to_thread(write_atomically, self._place.good_template, text)
+
         applier = Applier(
             ApplierSettings(
                 config=self._place.haproxy_config,
@@ -230,6 +233,8 @@ class Agent:
             check=check,
             picture=membership.picture,
             tell_drained=membership.tell_drained,
+            good_template=_read_if_there(self._place.good_template),
+            keep_template=keep_template,
         )
 
     def _balancing_settings(self, config: Config) -> "BalancingSettings":

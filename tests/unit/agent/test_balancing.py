@@ -41,9 +41,10 @@ class World:
     balancing: Balancing
     journal: Journal
     snapshot: Snapshot
-    template: str
     rules: RenderSettings
     told: list[tuple[str, bytes]] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    """Templates that passed their check."""
     words: str = ""
     """What `haproxy -c` says of anything new."""
 
@@ -86,11 +87,11 @@ def rules(directory: Path, template: str) -> RenderSettings:
 
 
 @asynccontextmanager
-async def running(directory: Path) -> AsyncIterator[World]:
-    template = read_template(None)
-    settings = rules(directory, template)
+async def running(directory: Path, *, template: str = "", good_template: str = "") -> AsyncIterator[World]:
+    settings = rules(directory, template or read_template(None))
     config = directory / "haproxy.cfg"
-    config.write_text(render(Table(), settings, Cause("start", "a test")).text)
+    first = replace(settings, template_text=read_template(None))
+    config.write_text(render(Table(), first, Cause("start", "a test")).text)
     haproxy = FakeHaproxy(config, lambda address: True)
     journal = await Journal.open(directory / "journal.db")
     world: World
@@ -105,6 +106,9 @@ async def running(directory: Path) -> AsyncIterator[World]:
     async def check(new: str, old: str) -> str:
         return world.words
 
+    async def keep(text: str) -> None:
+        world.kept.append(text)
+
     applier = Applier(
         ApplierSettings(config, directory, {WEB: Seconds(5.0)}),
         text_of=text_of, write=write_atomically, probe=probe, connect=haproxy.connect,
@@ -113,8 +117,9 @@ async def running(directory: Path) -> AsyncIterator[World]:
         BalancingSettings(settings, {WEB: PoolSettings()}),
         applier=applier, journal=journal, check=check,
         picture=lambda: world.snapshot, tell_drained=lambda name, word: world.told.append((name, word)),
+        good_template=good_template, keep_template=keep,
     )  # fmt: skip
-    world = World(haproxy, balancing, journal, Snapshot("gossip", ()), template, settings)
+    world = World(haproxy, balancing, journal, Snapshot("gossip", ()), settings)
     loop = asyncio.create_task(balancing.run())
     try:
         yield world
@@ -193,6 +198,25 @@ async def test_a_broken_template_is_refused_and_nothing_changes(tmp_path: Path) 
         assert world.balancing.revision == before
         world.see(member("one", 1), member("two", 2))
         await world.until(lambda: len(world.serving) == 2, "the good template goes on")
+
+
+@pytest.mark.parametrize("is_remembered", [True, False])
+async def test_a_template_broken_while_nobody_watched_gives_way_to_the_last_good_one(
+    tmp_path: Path, is_remembered: bool
+) -> None:
+    good = read_template(None)
+    async with running(tmp_path, template="{{ nobody }}", good_template=good if is_remembered else "") as world:
+        world.see(member("one", 1))
+        await world.until(lambda: world.balancing.counters.refusals == 1, "the broken one is refused")
+        if is_remembered:
+            await world.until(lambda: list(world.serving) == ["one"], "the good one serves")
+        else:
+            assert world.balancing.revision is None
+        assert world.kept == []
+        fresh = BalancingSettings(replace(world.rules, template_text=good + "# new\n"), {WEB: PoolSettings()})
+        await world.balancing.reconfigure(fresh, Cause("sighup", "asked"))
+        await world.until(lambda: list(world.serving) == ["one"], "the mended one serves")
+        assert world.kept == [good + "# new\n"]
 
 
 async def test_new_settings_come_by_one_reload(tmp_path: Path) -> None:

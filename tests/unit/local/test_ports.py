@@ -51,9 +51,9 @@ def test_a_kept_port_that_somebody_took_is_given_up(path: Path, ports_of: Callab
 
 
 def test_a_port_whose_udp_side_is_taken_is_no_gossip_port(path: Path, ports_of: Callable[[Path], Ports]) -> None:
+    port = ports_of(path.with_name("other.json")).free("any", also_udp=True)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
-        taken.bind((LOOPBACK, 0))
-        port = taken.getsockname()[1]
+        taken.bind((LOOPBACK, port))
         assert is_free(LOOPBACK, port)
         assert not is_free(LOOPBACK, port, also_udp=True)
         assert ports_of(path).free("balancer/gossip", preferred=port, also_udp=True) != port
