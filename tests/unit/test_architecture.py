@@ -42,7 +42,8 @@ ACTING_LIBRARIES = {
 THINKING = {
     "model", "names", "offers", "errors", "config_lines", "config",
     "swim.messages", "swim.codec", "swim.presets", "swim.membership", "swim.suspicion", "swim.probe", "swim.awareness",
-    "swim.broadcast", "swim.events", "swim.node", "swim.simulation",
+    "swim.broadcast", "swim.events", "swim.fields", "swim.lzw", "swim.sealing", "swim.wire", "swim.delegate",
+    "swim.node", "swim.simulation",
     "serf.tags", "sources.base", "sources.gossip", "pool.table", "pool.evidence",
     "render.settings", "render.template", "haproxy.replies", "haproxy.config_text", "haproxy.plan",
     "checks.outcome", "supervise.base", "supervise.backoff", "web.views", "agent.drain", "agent.settings",

@@ -2,21 +2,20 @@
 
 `decode_packet` takes one UDP payload apart, `StreamDecoder` a TCP stream as it arrives. Three outcomes are kept apart:
 messages, "not enough bytes yet" (an empty list), and a refusal, which is a `PeerError` or an entry in `Packet.refused`
-and never an exception of msgpack. Compression, encryption and labels are refused by name until they are spoken.
-Facts: reference/gossip-wire.md, sections 1, 2, 3 and 6.
+and never an exception of msgpack. Labels and encryption are taken off before (`wire.py`, `stream.py`).
+Facts: reference/gossip-wire.md, sections 1, 2, 3, 4 and 6.
 """
 
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
+from dataclasses import dataclass, field
 
 import msgpack
 
 from rumor.errors import PeerError
-from rumor.names import HostPort
+from rumor.swim import lzw
+from rumor.swim.fields import Fields, pack, unpack
 from rumor.swim.messages import (
     Ack,
     Alive,
@@ -45,7 +44,6 @@ COMPOUND_PARTS_LIMIT = 255
 COMPOUND_PARTS_SENT = 127
 """What a writer packs: the old decoder counts the length table in 8 bits."""
 NESTING_LIMIT = 4
-NAME_LIMIT = 1024
 META_LIMIT = 512
 ACK_PAYLOAD_LIMIT = 4096
 NODES_LIMIT = 65_536
@@ -54,9 +52,10 @@ STREAM_LIMIT = 32 * 1024 * 1024
 STREAM_OBJECT_LIMIT = 16 * 1024
 """One struct of a stream; a member's longest is under 3 KiB."""
 ERROR_TEXT_LIMIT = 4096
-_SEQ_LIMIT = 2**32 - 1
-
-_pack = msgpack.Packer(use_bin_type=False, use_single_float=False).pack
+PACKET_PLAIN_LIMIT = 256 * 1024
+"""What all compressed parts of one packet may hold together."""
+STREAM_COMPRESSED_LIMIT = 4 * 1024 * 1024
+STREAM_PLAIN_LIMIT = 16 * 1024 * 1024
 
 
 # --- writing
@@ -99,7 +98,7 @@ def encode(message: PacketMessage) -> bytes:
                 },
             )
         case User():
-            return bytes((USER,)) + message.payload
+            return encode_user(message.payload)
 
 
 def encode_compound(parts: Sequence[bytes]) -> bytes:
@@ -123,9 +122,24 @@ def encode_push_pull(message: PushPull) -> bytes:
             "State": int(node.state),
             "Vsn": node.versions,
         }
-        parts.append(_body(body))
+        parts.append(pack(body))
     parts.append(message.user_state)
     return b"".join(parts)
+
+
+def encode_compressed(message: bytes) -> bytes:
+    """Wrap a whole message in its compressed form."""
+    return _typed(COMPRESS, {"Algo": 0, "Buf": lzw.compress(message)})
+
+
+def encode_user(payload: bytes) -> bytes:
+    """Return bytes for the layer above as a message."""
+    return bytes((USER,)) + payload
+
+
+def with_crc(data: bytes) -> bytes:
+    """Put the checksum before a packet's message."""
+    return bytes((CRC,)) + zlib.crc32(data).to_bytes(4, "big") + data
 
 
 def encode_stream_error(text: str) -> bytes:
@@ -133,17 +147,7 @@ def encode_stream_error(text: str) -> bytes:
 
 
 def _typed(kind: int, body: Mapping[str, object]) -> bytes:
-    return bytes((kind,)) + _body(body)
-
-
-def _body(body: Mapping[str, object]) -> bytes:
-    encoded: bytes = _pack(
-        {
-            key: value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value
-            for key, value in body.items()
-        }
-    )
-    return encoded
+    return bytes((kind,)) + pack(body)
 
 
 def _source(message: Ping | IndirectPing) -> dict[str, object]:
@@ -177,38 +181,56 @@ def decode_packet(data: bytes, *, local_port: int) -> Packet:
         if zlib.crc32(data[5:]) != int.from_bytes(data[1:5], "big"):
             return Packet((), ("bad_crc",))
         data = data[5:]
-    messages: list[PacketMessage] = []
-    refused: list[str] = []
-    _decode_part(data, local_port, NESTING_LIMIT, messages, refused)
-    return Packet(tuple(messages), tuple(refused))
+    reading = _Reading(local_port)
+    reading.take(data, NESTING_LIMIT)
+    return Packet(tuple(reading.messages), tuple(reading.refused))
 
 
-def _decode_part(data: bytes, local_port: int, depth: int, messages: list[PacketMessage], refused: list[str]) -> None:
-    if not data:
-        refused.append("empty")
-    elif data[0] == COMPOUND:
-        if depth == 0:
-            refused.append("nested_too_deep")
-            return
-        parts, is_cut = _split_compound(data)
-        if is_cut:
-            refused.append("cut_short")
-        for part in parts:
-            _decode_part(part, local_port, depth - 1, messages, refused)
-    elif data[0] == USER:
-        messages.append(User(data[1:]))
-    elif data[0] in _REFUSED_KINDS:
-        refused.append(_REFUSED_KINDS[data[0]])
-    elif data[0] not in _READERS:
-        refused.append("unknown_type")
-    else:
-        try:
-            messages.append(_READERS[data[0]](_Fields(_unpack(data[1:])), local_port))
-        except PeerError as error:
-            refused.append(f"bad_{_KIND_NAMES[data[0]]}: {error}")
+@dataclass(slots=True)
+class _Reading:
+    """One packet being taken apart."""
+
+    local_port: int
+    messages: list[PacketMessage] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+    plain_left: int = PACKET_PLAIN_LIMIT
+
+    def take(self, data: bytes, depth: int) -> None:
+        if not data:
+            self.refused.append("empty")
+        elif data[0] in (COMPOUND, COMPRESS) and depth == 0:
+            self.refused.append("nested_too_deep")
+        elif data[0] == COMPOUND:
+            parts, is_cut = _split_compound(data)
+            if is_cut:
+                self.refused.append("cut_short")
+            for part in parts:
+                self.take(part, depth - 1)
+        elif data[0] == USER:
+            self.messages.append(User(data[1:]))
+        elif data[0] in _REFUSED_KINDS:
+            self.refused.append(_REFUSED_KINDS[data[0]])
+        elif data[0] != COMPRESS and data[0] not in _READERS:
+            self.refused.append("unknown_type")
+        else:
+            try:
+                fields = Fields(unpack(data[1:]))
+                if data[0] == COMPRESS:
+                    plain = _decompress(fields, PACKET_LIMIT, self.plain_left)
+                    self.plain_left -= len(plain)
+                    self.take(plain, depth - 1)
+                else:
+                    self.messages.append(_READERS[data[0]](fields, self.local_port))
+            except PeerError as error:
+                self.refused.append(f"bad_{_KIND_NAMES[data[0]]}: {error}")
 
 
-_REFUSED_KINDS = {COMPRESS: "compressed", ENCRYPT: "encrypted", LABEL: "label", CRC: "crc_inside"}
+_REFUSED_KINDS = {ENCRYPT: "encrypted", LABEL: "label", CRC: "crc_inside"}
+
+
+def _decompress(fields: Fields, limit: int, plain_limit: int) -> bytes:
+    fields.number(b"Algo", limit=0)
+    return lzw.decompress(fields.raw(b"Buf", limit=limit), limit=plain_limit)
 
 
 def _split_compound(data: bytes) -> tuple[list[bytes], bool]:
@@ -228,93 +250,11 @@ def _split_compound(data: bytes) -> tuple[list[bytes], bool]:
     return parts, False
 
 
-def _unpack(data: bytes) -> object:
-    unpacker = _unpacker(len(data))
-    unpacker.feed(data)
-    try:
-        return unpacker.unpack()
-    except Exception as error:
-        raise PeerError("not msgpack") from error
-
-
-def _unpacker(size: int) -> msgpack.Unpacker:
-    limit = max(1, size)
-    return msgpack.Unpacker(
-        raw=True,
-        strict_map_key=False,
-        max_buffer_size=limit,
-        max_str_len=limit,
-        max_bin_len=limit,
-        max_ext_len=0,
-        max_array_len=1024,
-        max_map_len=1024,
-    )
-
-
-class _Fields:
-    """Typed access to one decoded struct. A field that is missing or nil is zero, as Go has it."""
-
-    __slots__ = ("_fields",)
-
-    def __init__(self, value: object) -> None:
-        if not isinstance(value, dict):
-            raise PeerError("not a map")
-        self._fields: dict[Any, Any] = value
-
-    def text(self, key: bytes, *, limit: int = NAME_LIMIT) -> str:
-        return self.raw(key, limit=limit).decode("utf-8", "surrogateescape")
-
-    def raw(self, key: bytes, *, limit: int) -> bytes:
-        value = self._fields.get(key)
-        if value is None:
-            return b""
-        if not isinstance(value, bytes) or len(value) > limit:
-            raise PeerError(f"{key.decode()} is no byte string of up to {limit}")
-        return value
-
-    def number(self, key: bytes, *, limit: int = _SEQ_LIMIT) -> int:
-        value = self._fields.get(key)
-        if value is None:
-            return 0
-        if type(value) is not int or not 0 <= value <= limit:
-            raise PeerError(f"{key.decode()} is no number from 0 to {limit}")
-        return value
-
-    def flag(self, key: bytes) -> bool:
-        value = self._fields.get(key)
-        if value is not None and type(value) is not bool:
-            raise PeerError(f"{key.decode()} is neither true nor false")
-        return bool(value)
-
-    def address(self, host: bytes, port: bytes, *, default_port: int) -> HostPort:
-        number = self.number(port, limit=65_535) or default_port
-        return HostPort.of(_ip(self.raw(host, limit=16)), number)
-
-    def source(self) -> HostPort | None:
-        if not self._fields.get(b"SourceAddr") or not self._fields.get(b"SourcePort"):
-            return None
-        return self.address(b"SourceAddr", b"SourcePort", default_port=1)
-
-    def versions(self) -> bytes:
-        versions = self.raw(b"Vsn", limit=64)
-        if versions and len(versions) < 6:
-            raise PeerError("Vsn is shorter than 6 bytes")
-        return versions[:6]
-
-
-def _ip(packed: bytes) -> IPv4Address | IPv6Address:
-    if len(packed) not in (4, 16):
-        raise PeerError("an address has 4 or 16 bytes")
-    address = ip_address(packed)
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
-
-
-def _read_ping(fields: _Fields, _: int) -> Ping:
+def _read_ping(fields: Fields, _: int) -> Ping:
     return Ping(fields.number(b"SeqNo"), fields.text(b"Node"), fields.source(), fields.text(b"SourceNode"))
 
 
-def _read_indirect_ping(fields: _Fields, local_port: int) -> IndirectPing:
+def _read_indirect_ping(fields: Fields, local_port: int) -> IndirectPing:
     return IndirectPing(
         seq_no=fields.number(b"SeqNo"),
         node=fields.text(b"Node"),
@@ -325,23 +265,23 @@ def _read_indirect_ping(fields: _Fields, local_port: int) -> IndirectPing:
     )
 
 
-def _read_ack(fields: _Fields, _: int) -> Ack:
+def _read_ack(fields: Fields, _: int) -> Ack:
     return Ack(fields.number(b"SeqNo"), fields.raw(b"Payload", limit=ACK_PAYLOAD_LIMIT))
 
 
-def _read_nack(fields: _Fields, _: int) -> Nack:
+def _read_nack(fields: Fields, _: int) -> Nack:
     return Nack(fields.number(b"SeqNo"))
 
 
-def _read_suspect(fields: _Fields, _: int) -> Suspect:
+def _read_suspect(fields: Fields, _: int) -> Suspect:
     return Suspect(fields.number(b"Incarnation"), fields.text(b"Node"), fields.text(b"From"))
 
 
-def _read_dead(fields: _Fields, _: int) -> Dead:
+def _read_dead(fields: Fields, _: int) -> Dead:
     return Dead(fields.number(b"Incarnation"), fields.text(b"Node"), fields.text(b"From"))
 
 
-def _read_alive(fields: _Fields, local_port: int) -> Alive:
+def _read_alive(fields: Fields, local_port: int) -> Alive:
     return Alive(
         incarnation=fields.number(b"Incarnation"),
         node=fields.text(b"Node"),
@@ -351,7 +291,7 @@ def _read_alive(fields: _Fields, local_port: int) -> Alive:
     )
 
 
-_READERS: dict[int, Callable[[_Fields, int], PacketMessage]] = {
+_READERS: dict[int, Callable[[Fields, int], PacketMessage]] = {
     PING: _read_ping,
     INDIRECT_PING: _read_indirect_ping,
     ACK: _read_ack,
@@ -368,6 +308,7 @@ _KIND_NAMES = {
     SUSPECT: "suspect",
     DEAD: "dead",
     ALIVE: "alive",
+    COMPRESS: "compressed",
 }
 
 
@@ -377,11 +318,12 @@ _KIND_NAMES = {
 class StreamDecoder:
     """Reads the one message of a TCP stream, however its bytes are cut; each byte is looked at once."""
 
-    def __init__(self, *, local_port: int) -> None:
+    def __init__(self, *, local_port: int, may_be_compressed: bool = True) -> None:
         self._local_port = local_port
+        self._may_be_compressed = may_be_compressed
         self._kind: int | None = None
         self._objects = _Objects()
-        self._head: _Fields | None = None
+        self._head: Fields | None = None
         self._nodes: list[NodeRecord] = []
         self._is_done = False
 
@@ -396,17 +338,30 @@ class StreamDecoder:
         if not data:
             return None
         if self._kind is None:
-            self._kind = _stream_kind(data[0])
+            self._kind = self._stream_kind(data[0])
+            if self._kind == COMPRESS:
+                self._objects = _Objects(STREAM_COMPRESSED_LIMIT + STREAM_OBJECT_LIMIT)
             data = data[1:]
         self._objects.feed(data)
         message = self._read(self._kind)
         self._is_done = message is not None
         return message
 
+    def _stream_kind(self, kind: int) -> int:
+        if kind in _REFUSED_KINDS:
+            raise PeerError(f"the stream is {_REFUSED_KINDS[kind]}, which is not spoken here")
+        if kind == COMPRESS and not self._may_be_compressed:
+            raise PeerError("compressed more than once")
+        if kind not in (PUSH_PULL, PING, ACK, USER, ERROR, COMPRESS):
+            raise PeerError(f"unknown stream type {kind}")
+        return kind
+
     def _read(self, kind: int) -> StreamMessage | None:
         head = self._head = self._head or self._objects.next()
         if head is None:
             return None
+        if kind == COMPRESS:
+            return self._read_compressed(head)
         if kind == PUSH_PULL:
             return self._read_push_pull(head)
         if kind == USER:
@@ -416,7 +371,14 @@ class StreamDecoder:
             return StreamError(head.text(b"Error", limit=ERROR_TEXT_LIMIT))
         return _read_ping(head, self._local_port) if kind == PING else _read_ack(head, self._local_port)
 
-    def _read_push_pull(self, head: _Fields) -> PushPull | None:
+    def _read_compressed(self, head: Fields) -> StreamMessage:
+        inner = StreamDecoder(local_port=self._local_port, may_be_compressed=False)
+        message = inner.feed(_decompress(head, STREAM_COMPRESSED_LIMIT, STREAM_PLAIN_LIMIT))
+        if message is None:
+            raise PeerError("the compressed message is cut short")
+        return message
+
+    def _read_push_pull(self, head: Fields) -> PushPull | None:
         count = head.number(b"Nodes", limit=NODES_LIMIT)
         state_length = head.number(b"UserStateLen", limit=USER_STATE_LIMIT)
         while len(self._nodes) < count:
@@ -437,25 +399,18 @@ class StreamDecoder:
         return None if user_state is None else PushPull(head.flag(b"Join"), tuple(self._nodes), user_state)
 
 
-def _stream_kind(kind: int) -> int:
-    if kind in _REFUSED_KINDS:
-        raise PeerError(f"the stream is {_REFUSED_KINDS[kind]}, which is not spoken here")
-    if kind not in (PUSH_PULL, PING, ACK, USER, ERROR):
-        raise PeerError(f"unknown stream type {kind}")
-    return kind
-
-
 class _Objects:
     """The msgpack objects that follow a stream's type byte, one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = STREAM_OBJECT_LIMIT) -> None:
+        self._limit = limit
         self._unpacker = msgpack.Unpacker(
             raw=True,
             strict_map_key=False,
             read_size=4096,
             max_buffer_size=STREAM_LIMIT,
-            max_str_len=STREAM_OBJECT_LIMIT,
-            max_bin_len=STREAM_OBJECT_LIMIT,
+            max_str_len=limit,
+            max_bin_len=limit,
             max_ext_len=0,
             max_array_len=1024,
             max_map_len=1024,
@@ -470,13 +425,13 @@ class _Objects:
             raise PeerError(f"a stream longer than {STREAM_LIMIT} bytes")
         self._unpacker.feed(data)
 
-    def next(self) -> _Fields | None:
+    def next(self) -> Fields | None:
         """Return the next object, or None while it is not whole."""
         try:
-            fields = _Fields(self._unpacker.unpack())
+            fields = Fields(self._unpacker.unpack())
         except msgpack.OutOfData:
-            if self._fed - self._used > STREAM_OBJECT_LIMIT:
-                raise PeerError(f"an object longer than {STREAM_OBJECT_LIMIT} bytes") from None
+            if self._fed - self._used > self._limit:
+                raise PeerError(f"an object longer than {self._limit} bytes") from None
             return None
         except PeerError:
             raise

@@ -68,6 +68,23 @@ class UserMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteState:
+    """What the layer above said at the other end of a push/pull, after the members have been merged."""
+
+    payload: bytes
+    is_join: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A member answered a probe straight away."""
+
+    name: str
+    rtt: Seconds
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class NameConflict:
     """Somebody at another address claims a name that is taken."""
 
@@ -99,6 +116,8 @@ Event = (
     | Synced
     | SyncFailed
     | UserMessage
+    | RemoteState
+    | Answered
     | NameConflict
     | LeaveDone
     | Resumed

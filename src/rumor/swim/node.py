@@ -8,7 +8,7 @@ Facts: reference/gossip-wire.md, sections 2, 6, 7 and 8.
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import assert_never
 
@@ -19,13 +19,15 @@ from rumor.swim import events
 from rumor.swim.awareness import Awareness
 from rumor.swim.broadcast import BroadcastQueue
 from rumor.swim.codec import (
-    StreamDecoder,
+    COMPOUND_PARTS_SENT,
     decode_packet,
     encode,
     encode_compound,
     encode_push_pull,
     encode_stream_error,
+    encode_user,
 )
+from rumor.swim.delegate import Delegate, NoDelegate
 from rumor.swim.membership import GONE, MemberState, MemberTable, Merge, Record, versions_agree
 from rumor.swim.messages import (
     VERSIONS,
@@ -46,7 +48,9 @@ from rumor.swim.messages import (
 )
 from rumor.swim.presets import Timings
 from rumor.swim.probe import ProbeOrder, ProbeRound, Relay, Verdict
+from rumor.swim.sealing import NONCE_LENGTH, Keyring
 from rumor.swim.suspicion import Suspicion
+from rumor.swim.wire import PLAIN, StreamReader, Wire
 
 _RELAYS_LIMIT = 1024
 _STREAMS_LIMIT = 256
@@ -63,6 +67,7 @@ class NodeSettings:
     timings: Timings
     meta: bytes = b""
     versions: bytes = VERSIONS
+    wire: Wire = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +122,7 @@ class Statistics:
 
 @dataclass(slots=True)
 class _Stream:
-    decoder: StreamDecoder
+    reader: StreamReader
     peer: HostPort | None
     """Whom we asked; None where a peer opened the stream."""
     is_join: bool = False
@@ -147,10 +152,14 @@ class _Counters:
 class Node:
     """One member of a gossip cluster."""
 
-    def __init__(self, settings: NodeSettings, *, random: Random, now: Instant) -> None:
+    def __init__(
+        self, settings: NodeSettings, *, random: Random, now: Instant, delegate: Delegate | None = None
+    ) -> None:
         self._settings = settings
+        self._delegate = delegate or NoDelegate()
         self._timings = settings.timings
         self._random = random
+        self._wire = settings.wire
         self._table = MemberTable()
         self._me = Record(settings.name, settings.address, settings.meta, State.ALIVE, 1, settings.versions, now)
         self._table.records[settings.name] = self._me
@@ -236,6 +245,22 @@ class Node:
         self._arm(now)
         return True
 
+    def probe_soon(self, name: str, now: Instant) -> bool:
+        """Probe a member before its turn, since somebody has reason to doubt it; False if it is unknown or gone."""
+        self._wake(now)
+        record = self._table.records.get(name)
+        is_known = record is not None and record is not self._me and record.state not in GONE
+        if is_known and (self._probe is None or self._probe.target != name):
+            self._probe_order.put_first(name)
+            if self._probe is None:
+                self._next_probe = now
+        self._arm(now)
+        return is_known
+
+    def set_keyring(self, keyring: Keyring | None) -> None:
+        """Seal and open with other keys from the next packet on."""
+        self._wire = replace(self._wire, keyring=keyring)
+
     # --- views
 
     def members(self) -> tuple[MemberState, ...]:
@@ -272,6 +297,12 @@ class Node:
         self._wake(now)
         self._counters.packets_in += 1
         self._counters.bytes_in += len(data)
+        try:
+            data = self._wire.unwrap_packet(data)
+        except PeerError as error:
+            self._refuse(str(error))
+            self._arm(now)
+            return
         packet = decode_packet(data, local_port=self._settings.address.port)
         for reason in packet.refused:
             self._refuse(reason)
@@ -286,7 +317,7 @@ class Node:
             self._refuse("too_many_streams")
             self._outputs.append(CloseStream(stream_id))
         else:
-            self._streams[stream_id] = _Stream(self._decoder(), peer=None)
+            self._streams[stream_id] = _Stream(self._reader(is_dialled=True), peer=None)
         self._arm(now)
 
     def receive_stream(self, stream_id: int, data: bytes, now: Instant) -> None:
@@ -297,7 +328,7 @@ class Node:
             return
         self._counters.bytes_in += len(data)
         try:
-            message = stream.decoder.feed(data)
+            message = stream.reader.feed(data)
         except PeerError as error:
             self._refuse("bad_stream")
             if stream.peer is None:
@@ -355,7 +386,8 @@ class Node:
             self._open_push_pull(record.address, is_join=False)
 
     def _arm(self, now: Instant) -> None:
-        if self._next_gossip is None and len(self._queue) and any(self._gossip_targets(now)):
+        has_news = len(self._queue) or self._delegate.has_broadcasts()
+        if self._next_gossip is None and has_news and any(self._gossip_targets(now)):
             self._next_gossip = Instant(now + self._timings.gossip_interval)
         due = min(self._next_probe, self._next_push_pull)
         if self._probe is not None:
@@ -387,12 +419,12 @@ class Node:
         self._counters.probes += 1
         ping = self._ping(target.name)
         self._probe = ProbeRound(
-            target.name, ping.seq_no, Instant(now + self._timings.probe_timeout), Instant(now + period)
+            target.name, ping.seq_no, Instant(now + self._timings.probe_timeout), Instant(now + period), now
         )
         if target.state is State.SUSPECT:
             # A suspect must hear of the accusation in time to refute it.
             accusation = Suspect(target.incarnation, target.name, self._settings.name)
-            self._send(target.address, [encode(ping), encode(accusation)], piggyback=False)
+            self._send(target.address, [encode(ping), encode(accusation)], piggyback=False, to=target)
         else:
             self._send(target.address, [encode(ping)])
 
@@ -476,10 +508,10 @@ class Node:
         self._next_gossip = None
         targets = list(self._gossip_targets(now))
         for record in self._random.sample(targets, min(self._timings.gossip_nodes, len(targets))):
-            parts = self._queue.take(self._timings.packet_budget - 2, 2, len(self._table.records))
+            parts = self._news([])
             if not parts:
                 break
-            self._send(record.address, parts, piggyback=False)
+            self._send(record.address, parts, piggyback=False, to=record)
 
     def _gossip_targets(self, now: Instant) -> Iterable[Record]:
         """Members worth telling: the living, and the recently dead, so that they can refute."""
@@ -530,11 +562,11 @@ class Node:
                 if message.node and message.node != self._settings.name:
                     self._refuse("ping_for_another")
                 else:
-                    self._send(message.source or source, [encode(Ack(message.seq_no))])
+                    self._send(message.source or source, [encode(Ack(message.seq_no, self._delegate.ack_payload()))])
             case IndirectPing():
                 self._relay(message, source, now)
-            case Ack(seq_no):
-                self._take_ack(seq_no)
+            case Ack():
+                self._take_ack(message, now)
             case Nack(seq_no):
                 if self._probe is not None and self._probe.seq_no == seq_no:
                     self._probe.nacks = min(self._probe.nacks + 1, self._probe.nacks_expected)
@@ -558,9 +590,11 @@ class Node:
         self._relays[ping.seq_no] = Relay(request.source or source, request.seq_no, request.nack, deadline)
         self._send(request.target, [encode(ping)])
 
-    def _take_ack(self, seq_no: int) -> None:
-        probe = self._probe
+    def _take_ack(self, ack: Ack, now: Instant) -> None:
+        probe, seq_no = self._probe, ack.seq_no
         if probe is not None and probe.seq_no == seq_no:
+            if ack.payload and not probe.is_widened:
+                self._notify(events.Answered(probe.target, Seconds(now - probe.sent_at), ack.payload))
             probe.is_acked = True
             self._awareness.apply(probe.awareness_delta())
             self._probe = None
@@ -665,7 +699,8 @@ class Node:
             case PushPull():
                 ours = self._picture()
                 if stream.peer is None:
-                    self._reply_stream(stream_id, encode_push_pull(PushPull(message.is_join, tuple(ours))))
+                    state = self._delegate.user_state(is_join=message.is_join)
+                    self._reply_stream(stream_id, encode_push_pull(PushPull(message.is_join, tuple(ours), state)))
                 refusal = ""
                 if not versions_agree(ours, message.nodes):
                     refusal = "their protocol versions do not fit ours"
@@ -677,6 +712,8 @@ class Node:
                     refusal = "this node itself answered"
                 else:
                     self._merge_picture(message.nodes, now)
+                    if message.user_state:
+                        self._notify(events.RemoteState(message.user_state, message.is_join))
                 if not refusal and any(node.name != self._settings.name for node in message.nodes):
                     self._notify(events.Synced(stream.peer))
                     stream.peer = None
@@ -715,18 +752,21 @@ class Node:
         if address == self._settings.address:
             self._notify(events.SyncFailed(address, "this is the node's own address"))
             return
-        data = encode_push_pull(PushPull(is_join, tuple(self._picture())))
+        state = self._delegate.user_state(is_join=is_join)
+        data = encode_push_pull(PushPull(is_join, tuple(self._picture()), state))
         stream_id = self._open_stream(address, data, self._timings.tcp_timeout)
         self._streams[stream_id].is_join = is_join
 
     def _open_stream(self, address: HostPort, data: bytes, timeout: Seconds) -> int:
         self._last_stream_id += 2
-        self._streams[self._last_stream_id] = _Stream(self._decoder(), peer=address)
+        self._streams[self._last_stream_id] = _Stream(self._reader(is_dialled=False), peer=address)
+        data = self._wire.wrap_stream(data, self._nonce(), is_dialling=True)
         self._counters.bytes_out += len(data)
         self._outputs.append(OpenStream(self._last_stream_id, address, data, timeout))
         return self._last_stream_id
 
     def _reply_stream(self, stream_id: int, data: bytes) -> None:
+        data = self._wire.wrap_stream(data, self._nonce(), is_dialling=False)
         self._counters.bytes_out += len(data)
         self._outputs.append(SendStream(stream_id, data))
 
@@ -742,8 +782,11 @@ class Node:
 
     # --- small change
 
-    def _decoder(self) -> StreamDecoder:
-        return StreamDecoder(local_port=self._settings.address.port)
+    def _reader(self, *, is_dialled: bool) -> StreamReader:
+        return StreamReader(self._wire, local_port=self._settings.address.port, is_dialled=is_dialled)
+
+    def _nonce(self) -> bytes:
+        return self._random.randbytes(NONCE_LENGTH) if self._wire.keyring is not None else b""
 
     def _ping(self, name: str) -> Ping:
         self._seq_no = self._seq_no % (2**32 - 1) + 1
@@ -754,12 +797,27 @@ class Node:
         records = [record for record in self._table.records.values() if record is not self._me and accept(record)]
         return self._random.sample(records, min(count, len(records)))
 
-    def _send(self, destination: HostPort, parts: list[bytes], *, piggyback: bool = True) -> None:
-        """Send one packet, with as much news as still fits where `piggyback` says so."""
-        if piggyback and len(self._queue):
-            room = self._timings.packet_budget - 2 - sum(len(part) + 2 for part in parts)
-            parts = [*parts, *self._queue.take(room, 2, len(self._table.records))]
-        data = encode_compound(parts)
+    def _news(self, parts: Sequence[bytes]) -> list[bytes]:
+        """Return as much news as still fits into a packet with these parts: about members first."""
+        room = self._timings.packet_budget - 2 - self._wire.overhead - sum(len(part) + 2 for part in parts)
+        news = self._queue.take(room, 2, len(self._table.records)) if len(self._queue) else []
+        if self._delegate.has_broadcasts():
+            room -= sum(len(part) + 2 for part in news)
+            limit = COMPOUND_PARTS_SENT - len(parts) - len(news)
+            news += [encode_user(payload) for payload in self._delegate.take_broadcasts(room, 3, limit)]
+        return news
+
+    def _send(
+        self, destination: HostPort, parts: Sequence[bytes], *, piggyback: bool = True, to: Record | None = None
+    ) -> None:
+        """Send one packet, with as much news as still fits where `piggyback` says so.
+
+        As real agents do, the checksum is there only where the receiver's record `to` says that it understands it.
+        """
+        if piggyback:
+            parts = [*parts, *self._news(parts)]
+        has_crc = to is not None and len(to.versions) == 6 and to.versions[1] >= 5
+        data = self._wire.wrap_packet(encode_compound(parts), self._nonce(), has_crc=has_crc)
         self._counters.packets_out += 1
         self._counters.bytes_out += len(data)
         self._outputs.append(SendPacket(destination, data))

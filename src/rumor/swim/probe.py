@@ -25,6 +25,7 @@ class ProbeRound:
     widen_at: Instant
     """When helpers and TCP are asked, if no ack has come."""
     deadline: Instant
+    sent_at: Instant = Instant(0.0)
     is_widened: bool = False
     is_acked: bool = False
     is_acked_over_tcp: bool = False
@@ -84,6 +85,10 @@ class ProbeOrder:
             return None
         self._next += 1
         return self._names[self._next - 1]
+
+    def put_first(self, name: str) -> None:
+        """Let a member be the next."""
+        self._names.insert(self._next, name)
 
     def restart(self, names: list[str]) -> None:
         self._names = names
