@@ -136,7 +136,7 @@ def test_a_cluster_serves_shows_itself_and_leaves_nothing_behind(tmp_path: Path,
     assert {revision["how"] for revision in revisions} == {"runtime"}
     processes = up.processes()
     assert set(processes) >= {"supervisord", "haproxy", "balancer-agent", "web-1-agent", "web-1-app", "web-2-app"}
-    assert up.stop() == 0
+    assert up.stop() == 0, up.text
     nothing_is_left(up, processes)
     assert "Traceback" not in up.text
 
@@ -145,7 +145,7 @@ def test_a_cluster_serves_shows_itself_and_leaves_nothing_behind(tmp_path: Path,
 def test_with_no_file_an_app_is_enough(tmp_path: Path, start: Callable[..., Up]) -> None:
     up = start(tmp_path, "--app", APP, "--replicas", "1")
     assert get(up.wait_ready())[0] == 200
-    assert up.stop() == 0
+    assert up.stop() == 0, up.text
 
 
 @pytest.mark.timeout(120)
@@ -208,7 +208,7 @@ def test_a_deep_data_directory_gets_short_sockets(tmp_path: Path, start: Callabl
     up = start(deep, "--app", APP)
     assert get(up.wait_ready())[0] == 200
     assert len(json.loads(rumor(deep, "members", "--format", "json"))["members"]) == 2
-    assert up.stop() == 0
+    assert up.stop() == 0, up.text
 
 
 @pytest.mark.timeout(120)
@@ -220,7 +220,7 @@ def test_an_app_that_is_killed_comes_back(tmp_path: Path, start: Callable[..., U
     os.kill(killed.pid, signal.SIGKILL)
     wait_for(lambda: up.processes().get("web-1-app", killed) != killed, lambda: up.text)
     wait_for(lambda: {json.loads(get(url)[1])["tag"] for _ in range(4)} == {"web-1", "web-2"}, lambda: up.text)
-    assert up.stop() == 0
+    assert up.stop() == 0, up.text
 
 
 @pytest.mark.timeout(120)
@@ -231,7 +231,7 @@ def test_an_app_that_falls_at_once_is_tried_again_and_told(tmp_path: Path, start
     script.chmod(0o755)
     up = start(tmp_path, "--app", str(script))
     wait_for(lambda: count.exists() and count.read_text().count("x") >= 3, lambda: up.text, 40)
-    assert up.stop() == 0
+    assert up.stop() == 0, up.text
 
 
 def refused(directory: Path, *words: str) -> str:

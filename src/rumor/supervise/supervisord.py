@@ -25,7 +25,7 @@ _START_DEADLINE = Seconds(10.0)
 _LOG_BYTES = "10MB"
 _LOG_BACKUPS = 3
 # supervisor.xmlrpc.Faults
-_NOT_RUNNING, _ALREADY_STARTED, _SHUTDOWN_STATE = 70, 60, 6
+_SHUTDOWN_STATE, _ABNORMAL_TERMINATION, _SPAWN_ERROR, _ALREADY_STARTED, _NOT_RUNNING = 6, 40, 50, 60, 70
 
 # Where a comment begins in the middle of a line; there is no way to escape it.
 _COMMENT = re.compile(r"(\s)([;#])")
@@ -154,7 +154,7 @@ class Supervisord:
     async def is_alive(self) -> bool:
         """Say whether it answers, be it to say that it is shutting down."""
         try:
-            await self._ask(lambda server: server.supervisor.getState(), fine=_SHUTDOWN_STATE)
+            await self._ask(lambda server: server.supervisor.getState(), fine=(_SHUTDOWN_STATE,))
         except Unreachable:
             return False
         return True
@@ -183,19 +183,20 @@ class Supervisord:
         for full_name in await self._full_names(names):
             await self._ask(
                 lambda server, name=full_name: server.supervisor.startProcess(name, False),  # type: ignore[misc]
-                fine=_ALREADY_STARTED,
+                # One that falls at once is no error of ours: its state tells.
+                fine=(_ALREADY_STARTED, _SPAWN_ERROR, _ABNORMAL_TERMINATION),
             )
 
     async def stop(self, names: Sequence[str]) -> None:
         for full_name in await self._full_names(names):
             await self._ask(
                 lambda server, name=full_name: server.supervisor.stopProcess(name, False),  # type: ignore[misc]
-                fine=_NOT_RUNNING,
+                fine=(_NOT_RUNNING,),
             )
 
     async def shut_down(self) -> None:
         with contextlib.suppress(Unreachable):
-            await self._ask(lambda server: server.supervisor.shutdown(), fine=_SHUTDOWN_STATE)
+            await self._ask(lambda server: server.supervisor.shutdown(), fine=(_SHUTDOWN_STATE,))
 
     async def wait_ended(self, deadline: Seconds) -> bool:
         """Wait until supervisord has ended; say whether it did."""
@@ -216,15 +217,17 @@ class Supervisord:
             raise Refused(f"supervisord knows no program {', '.join(missing)}")
         return [full[name] for name in names]
 
-    async def _ask(self, call: Callable[[xmlrpc.client.ServerProxy], Answer], *, fine: int = 0) -> Answer | None:
-        """Ask supervisord one thing, in a thread; `fine` is a fault that is no error here."""
+    async def _ask(
+        self, call: Callable[[xmlrpc.client.ServerProxy], Answer], *, fine: Sequence[int] = ()
+    ) -> Answer | None:
+        """Ask supervisord one thing, in a thread; `fine` are faults that are no error here."""
         try:
             async with asyncio.timeout(_DEADLINE):
                 return await asyncio.to_thread(self._ask_blocking, call)
         except TimeoutError as error:
             raise Unreachable(f"supervisord did not answer on {self.socket} within {_DEADLINE:g} s") from error
         except xmlrpc.client.Fault as fault:
-            if fault.faultCode == fine:
+            if fault.faultCode in fine:
                 return None
             raise Refused(f"supervisord says: {fault.faultString}") from fault
         except (OSError, xmlrpc.client.Error) as error:
