@@ -123,7 +123,7 @@ async def test_members_that_join_one_meet_all(start: Start) -> None:
 
 async def test_changed_meta_reaches_the_others(start: Start) -> None:
     a, b, c = await start_joined(start, "a", "b", "c")
-    b.runner.set_meta(b"ready")
+    b.runner.do(lambda node, now: node.set_meta(b"ready", now))
     for member in (a, c):
         await eventually(lambda member=member: member.view_of("b") == (State.ALIVE, b"ready"))  # type: ignore[misc]
 
@@ -223,7 +223,9 @@ async def test_members_find_each_other_whoever_starts_first(start: Start, free_p
 async def test_an_event_may_be_answered_by_a_command(start: Start) -> None:
     a = await start("a")
     b = await start("b")
-    a.runner._on_event = lambda event: a.runner.set_meta(b"seen") if isinstance(event, MemberJoined) else None
+    a.runner._on_event = lambda event: (
+        a.runner.do(lambda node, now: node.set_meta(b"seen", now)) if isinstance(event, MemberJoined) else None
+    )
     b.runner.join([a.address])
     await eventually(lambda: b.view_of("a") == (State.ALIVE, b"seen"))
 

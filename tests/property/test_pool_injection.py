@@ -15,6 +15,8 @@ from rumor.pool.table import Blindness, PoolSettings, build_table
 from rumor.render.publish import read_template
 from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
 from rumor.render.template import render
+from rumor.serf.events import SerfMember
+from rumor.serf.messages import Status
 from rumor.sources.gossip import build
 from rumor.swim.membership import MemberState
 from rumor.swim.messages import State
@@ -71,11 +73,13 @@ KEYS = st.sampled_from(["service:web", "service:api", "role"]) | TEXTS.map("serv
 VALUES = TEXTS | TEXTS.map("3000;version=".__add__) | TEXTS.map("3000".__add__) | st.just("backend")
 
 
-def state(name: str, meta: bytes, host: str = "10.0.0.1") -> MemberState:
-    return MemberState(name, HostPort(host, 7946), meta, State.ALIVE, 1, b"\1\5\2\2\5\5", Instant(0.0))
+def state(name: str, meta: bytes, host: str = "10.0.0.1") -> SerfMember:
+    return SerfMember(
+        MemberState(name, HostPort(host, 7946), meta, State.ALIVE, 1, b"\1\5\2\2\5\5", Instant(0.0)), Status.ALIVE
+    )
 
 
-def assert_harmless(*states: MemberState) -> None:
+def assert_harmless(*states: SerfMember) -> None:
     members = build(states, is_blind=False, now=Instant(1.0), wall=WallTime(1.0)).members
     table, _ = build_table(members, POOL, (), blindness=Blindness(), now=Instant(1.0))
     empty, _ = build_table((), POOL, (), blindness=Blindness(), now=Instant(1.0))

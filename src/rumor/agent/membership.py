@@ -1,7 +1,7 @@
 """This node's place in the cluster: its tags out, everybody's state in.
 
-Owns the gossip runner, the joiner and the snapshot file, and turns the core's events into what the rest of the agent
-wants to know: something changed, and here is the picture. Nothing here knows HAProxy.
+Owns the gossip runner, the joiner and the snapshot file, and turns Serf's events into what the rest of the agent wants
+to know: something changed, and here is the picture. Nothing here knows HAProxy.
 """
 
 import asyncio
@@ -17,14 +17,17 @@ from rumor.joiner import Joiner
 from rumor.log import get_logger
 from rumor.model import Cause, Instant, Member, Seconds, WallTime
 from rumor.names import Endpoint, HostPort, MemberName
+from rumor.serf.events import Change, KeyringChanged, MemberChanged, NameLost, SerfMember, Warned
+from rumor.serf.layer import Clocks, Serf, SerfSettings
 from rumor.serf.snapshot import Snapshot as SnapshotFile
-from rumor.serf.tags import encode_tags
 from rumor.sources.base import Snapshot
 from rumor.sources.gossip import build
 from rumor.swim import events
-from rumor.swim.node import Node, NodeSettings, Statistics
+from rumor.swim.messages import VERSIONS
+from rumor.swim.node import NodeSettings, Statistics
 from rumor.swim.presets import Timings
 from rumor.swim.runner import GossipRunner
+from rumor.swim.wire import PLAIN, Wire
 
 log = get_logger("gossip")
 
@@ -38,7 +41,16 @@ class MembershipSettings:
     advertise: HostPort
     timings: Timings
     join: tuple[Endpoint, ...]
-    snapshot: Path
+    snapshot: Path | None
+    """Where to remember the others; None to forget them."""
+    wire: Wire = PLAIN
+    rejoin_after_leave: bool = False
+    replays: bool = False
+    """Whether joining asks for the user events of the past, too."""
+    votes_on_name: bool = True
+    has_coordinates: bool = True
+    event_limit: int = 512
+    versions: bytes = VERSIONS
 
 
 class Membership:
@@ -51,6 +63,7 @@ class Membership:
         *,
         on_change: Callable[[Cause], None],
         on_drained: Callable[[MemberName, Drained], None],
+        on_event: Callable[[events.Event], None] = lambda event: None,
     ) -> None:
         """Prepare the member; nothing is sent before `start`.
 
@@ -59,6 +72,7 @@ class Membership:
             tags: what the member says of itself from its first packet on.
             on_change: called after each event that may change the picture, with what happened.
             on_drained: called with a balancer's name and its word about a drain.
+            on_event: called with every event of Serf and the core, after this class has taken it.
 
         Raises:
             ConfigError: the tags do not fit into Serf's 512 bytes.
@@ -67,21 +81,35 @@ class Membership:
         self._tags = dict(tags)
         self._on_change = on_change
         self._on_drained = on_drained
+        self._on_event = on_event
         self._has_synced = False
         self._has_left = asyncio.Event()
-        self._snapshot = SnapshotFile(settings.snapshot)
-        previous = tuple(self._snapshot.remembered.alive.values())
+        self._snapshot: SnapshotFile | None = None
+        remembered: Clocks | None = None
+        previous: tuple[HostPort, ...] = ()
+        if settings.snapshot is not None:
+            self._snapshot = SnapshotFile(settings.snapshot, rejoin_after_leave=settings.rejoin_after_leave)
+            clocks = self._snapshot.remembered.clocks
+            remembered = Clocks(*(clocks.get(kind, 0) for kind in _CLOCKS))
+            previous = tuple(self._snapshot.remembered.alive.values())
         # A node that nobody told of others, and that remembers none, is not blind when it sees none.
         self._expects_others = bool(settings.join or previous)
-        node = Node(
-            NodeSettings(settings.name, settings.advertise, settings.timings, encode_tags(self._tags)),
+        serf = Serf(
+            SerfSettings(
+                NodeSettings(
+                    settings.name, settings.advertise, settings.timings, versions=settings.versions, wire=settings.wire
+                ),
+                self._tags,
+                event_limit=settings.event_limit,
+                votes_on_name=settings.votes_on_name,
+                has_coordinates=settings.has_coordinates,
+            ),
             random=SystemRandom(),
             now=Instant(time.monotonic()),
+            remembered=remembered,
         )
-        self._runner = GossipRunner(
-            node, settings.bind, tcp_timeout=settings.timings.tcp_timeout, on_event=self._notice
-        )
-        self._joiner = Joiner(self._runner, settings.join, previous, own_name=settings.name, own=settings.advertise)
+        self.runner = GossipRunner(serf, settings.bind, tcp_timeout=settings.timings.tcp_timeout, on_event=self._notice)
+        self._joiner = Joiner(self.runner, settings.join, previous, own_name=settings.name, own=settings.advertise)
 
     async def start(self) -> None:
         """Bind the sockets.
@@ -89,17 +117,18 @@ class Membership:
         Raises:
             ConfigError: the address is taken or not this machine's.
         """
-        await self._runner.start()
+        await self.runner.start()
 
     async def run(self) -> None:
         """Gossip, and look for others as long as nobody else is there, until cancelled."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._runner.run(), name="gossip")
+                tasks.create_task(self.runner.run(), name="gossip")
                 tasks.create_task(self._joiner.run(), name="joiner")
         finally:
-            await self._runner.aclose()
-            self._snapshot.close()
+            await self.runner.aclose()
+            if self._snapshot is not None:
+                self._snapshot.close()
 
     def set_tags(self, tags: dict[str, str]) -> None:
         """Replace this member's tags: balancers are told at once, the others hear of it by gossip.
@@ -108,23 +137,24 @@ class Membership:
             ConfigError: the tags do not fit into Serf's 512 bytes; the old ones stay.
         """
         if tags != self._tags:
-            meta = encode_tags(tags)
+            self.runner.do(lambda serf, now: serf.set_tags(tags, now))
             self._tags = dict(tags)
-            self._runner.set_meta(meta)
             self.tell_balancers()
 
     def tell_balancers(self) -> None:
         """Say again, straight to every balancer, what this member says of itself."""
-        self._runner.announce([member.name for member in self.members() if BALANCER_TAG in member.tags])
+        balancers = [member.name for member in self.members() if BALANCER_TAG in member.tags]
+        self.runner.do(lambda serf, now: serf.announce(balancers, now))
 
     def tell_drained(self, member: MemberName, payload: bytes) -> None:
         """Send a balancer's word to one member; a lost packet is made good by the next repetition."""
-        self._runner.send_user(member, payload)
+        self.runner.do(lambda serf, now: serf.send_user(member, payload, now))
 
     async def leave(self, *, deadline: Seconds) -> None:
         """Tell the others that this node leaves on purpose; at most `deadline` seconds."""
-        self._snapshot.note_leave()
-        self._runner.leave()
+        if self._snapshot is not None:
+            self._snapshot.note_leave()
+        self.runner.leave()
         self.tell_balancers()
         try:
             async with asyncio.timeout(deadline):
@@ -135,7 +165,7 @@ class Membership:
     def picture(self) -> Snapshot:
         """Return all members as they are known now, this one included."""
         return build(
-            self._runner.members(),
+            self.runner.do(lambda serf, _: serf.serf_members()),
             is_blind=self._expects_others and not self._has_synced,
             now=Instant(time.monotonic()),
             wall=WallTime(time.time()),
@@ -151,28 +181,16 @@ class Membership:
 
     @property
     def statistics(self) -> Statistics:
-        return self._runner.statistics()
+        return self.runner.statistics()
 
     def _notice(self, event: events.Event) -> None:
+        self._note_clocks()
         match event:
-            case events.MemberJoined(name):
-                self._remember(name, is_alive=True)
-                self._tell("member_joined", name, f"{name} joined")
-            case events.MemberUpdated(name):
-                self._tell("member_updated", name, f"{name} changed its tags")
-            case events.MemberSuspected(name, by):
-                self._tell("member_suspected", name, f"{name} is suspect, accused by {by}")
-            case events.MemberRefuted(name):
-                self._tell("member_refuted", name, f"{name} refuted the suspicion")
+            case MemberChanged(change, member, by):
+                self._notice_change(change, member, by)
             case events.Refuted():
                 # Balancers must not depend on gossip's luck to learn that this node is back.
                 self.tell_balancers()
-            case events.MemberFailed(name, by):
-                self._remember(name, is_alive=False)
-                self._tell("member_failed", name, f"{name} failed, says {by}")
-            case events.MemberLeft(name):
-                self._remember(name, is_alive=False)
-                self._tell("member_left", name, f"{name} left")
             case events.Synced(address):
                 self._joiner.note(event)
                 if not self._has_synced:
@@ -183,12 +201,36 @@ class Membership:
                 self._joiner.note(event)
             case events.NameConflict(name, ours, theirs):
                 self._tell("name_conflict", name, f"{theirs} claims the name {name}, which belongs to {ours}")
+            case NameLost(votes, answers):
+                self._tell("name_lost", self._settings.name, f"only {votes} of {answers} members know this node")
             case events.Resumed(gap):
                 self._tell("resumed", self._settings.name, f"this node stood still for {gap:.1f} s")
             case events.UserMessage(source, payload):
                 self._hear(source, payload)
             case events.LeaveDone():
                 self._has_left.set()
+            case KeyringChanged():
+                self._tell("keyring_changed", self._settings.name, "the keys of this node's gossip changed")
+            case Warned(text):
+                log.debug("serf", text=text)
+        self._on_event(event)
+
+    def _notice_change(self, change: Change, member: SerfMember, by: str) -> None:
+        name = member.name
+        if name == self._settings.name:
+            return
+        if self._snapshot is not None and change is Change.JOIN:
+            self._snapshot.note_alive(name, member.state.address)
+        if self._snapshot is not None and change in (Change.FAILED, Change.LEAVE, Change.REAP):
+            self._snapshot.note_gone(name)
+        kind, text = _WORDS[change]
+        self._tell(kind, name, text.format(name=name, by=by))
+
+    def _note_clocks(self) -> None:
+        if self._snapshot is not None:
+            clocks = self.runner.do(lambda serf, _: serf.clocks)
+            for kind, time_next in zip(_CLOCKS, (clocks.member, clocks.event, clocks.query), strict=True):
+                self._snapshot.note_clock(kind, time_next - 1)
 
     def _tell(self, kind: str, subject: str, text: str) -> None:
         log.info(kind, member=subject, text=text)
@@ -205,12 +247,14 @@ class Membership:
         if sender is not None:
             self._on_drained(sender.name, word)
 
-    def _remember(self, name: str, *, is_alive: bool) -> None:
-        if name == self._settings.name:
-            return
-        if not is_alive:
-            self._snapshot.note_gone(name)
-            return
-        for state in self._runner.members():
-            if state.name == name:
-                self._snapshot.note_alive(name, state.address)
+
+_CLOCKS = ("clock", "event-clock", "query-clock")
+_WORDS = {
+    Change.JOIN: ("member_joined", "{name} joined"),
+    Change.UPDATE: ("member_updated", "{name} changed its tags"),
+    Change.SUSPECT: ("member_suspected", "{name} is suspect, accused by {by}"),
+    Change.REFUTED: ("member_refuted", "{name} refuted the suspicion"),
+    Change.FAILED: ("member_failed", "{name} failed, says {by}"),
+    Change.LEAVE: ("member_left", "{name} left"),
+    Change.REAP: ("member_reaped", "{name} is forgotten"),
+}

@@ -35,8 +35,11 @@ class Remembered:
     left: bool = False
 
 
-def parse_snapshot(text: str) -> Remembered:
-    """Replay the lines of a snapshot; what does not parse is skipped, and so is a last line without its end."""
+def parse_snapshot(text: str, *, rejoin_after_leave: bool = False) -> Remembered:
+    """Replay the lines of a snapshot; what does not parse is skipped, and so is a last line without its end.
+
+    A leave wipes what was known before it, unless `rejoin_after_leave`.
+    """
     alive: dict[str, HostPort] = {}
     clocks: dict[str, int] = {}
     left = False
@@ -55,7 +58,7 @@ def parse_snapshot(text: str) -> Remembered:
         elif kind in _CLOCKS:
             if rest.isascii() and rest.isdigit() and len(rest) <= 20:
                 clocks[kind] = int(rest)
-        elif line == "leave":
+        elif line == "leave" and not rejoin_after_leave:
             alive.clear()
             clocks.clear()
             left = True
@@ -65,7 +68,7 @@ def parse_snapshot(text: str) -> Remembered:
 class Snapshot:
     """The snapshot file of one agent."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, rejoin_after_leave: bool = False) -> None:
         """Read the file if there is one, and open it for appending.
 
         Raises:
@@ -79,8 +82,10 @@ class Snapshot:
             content = b""
         except OSError as error:
             raise ConfigError(f"cannot read the snapshot {path}: {error.strerror}") from error
-        self.remembered = parse_snapshot(content.decode("utf-8", "surrogateescape"))
+        text = content.decode("utf-8", "surrogateescape")
+        self.remembered = parse_snapshot(text, rejoin_after_leave=rejoin_after_leave)
         self._alive = dict(self.remembered.alive)
+        self._clocks = dict(self.remembered.clocks)
         self._is_failing = False
         try:
             self._file = self._open()
@@ -98,9 +103,16 @@ class Snapshot:
         if self._alive.pop(name, None) is not None:
             self._append(f"not-alive: {name}")
 
+    def note_clock(self, kind: str, last: int) -> None:
+        """Remember the last time of a clock, by Serf's words `clock`, `event-clock` and `query-clock`."""
+        if self._clocks.get(kind, 0) != last:
+            self._clocks[kind] = last
+            self._append(f"{kind}: {last}")
+
     def note_leave(self) -> None:
         """Remember that this node left on purpose: the next start does not look for those it knew."""
         self._alive.clear()
+        self._clocks.clear()
         self._append("leave")
 
     def close(self) -> None:
@@ -126,7 +138,7 @@ class Snapshot:
         """Write what still holds to a new file and put it in the old one's place: a crash leaves one or the other."""
         compact = self._path.with_name(f"{self._path.name}.compact")
         lines = [f"alive: {name} {address}\n" for name, address in sorted(self._alive.items())]
-        lines += [f"{kind}: {clock}\n" for kind, clock in self.remembered.clocks.items()]
+        lines += [f"{kind}: {clock}\n" for kind, clock in self._clocks.items()]
         compact.write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
         compact.chmod(0o600)
         compact.replace(self._path)

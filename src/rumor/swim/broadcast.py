@@ -7,6 +7,8 @@ import math
 from bisect import insort
 
 _QUEUE_LIMIT = 8192
+# A compound holds at most 127 parts; one is kept for the message that the news rides on.
+_PARTS_LIMIT = 126
 
 
 class BroadcastQueue:
@@ -34,8 +36,8 @@ class BroadcastQueue:
     def holds(self, key: str) -> bool:
         return key in self._items
 
-    def take(self, room: int, overhead: int, members: int) -> list[bytes]:
-        """Return what fits into `room` bytes at `overhead` bytes each, and count it as sent once more."""
+    def take(self, room: int, overhead: int, members: int, count: int = _PARTS_LIMIT) -> list[bytes]:
+        """Return up to `count` messages that fit into `room` bytes at `overhead` bytes each; they count as sent."""
         limit = self.transmit_limit(members)
         taken: list[tuple[int, int, str, bytes]] = []
         for sends, age, key in self._order:
@@ -43,7 +45,7 @@ class BroadcastQueue:
             if len(message) + overhead <= room:
                 room -= len(message) + overhead
                 taken.append((sends, age, key, message))
-                if len(taken) >= _PARTS_LIMIT or room <= overhead:
+                if len(taken) >= count or room <= overhead:
                     break
         for sends, age, key, message in taken:
             self._remove(key)
@@ -62,7 +64,3 @@ class BroadcastQueue:
         item = self._items.pop(key, None)
         if item is not None:
             self._order.remove((item[0], item[1], key))
-
-
-# A compound holds at most 127 parts; one is kept for the message that the news rides on.
-_PARTS_LIMIT = 126

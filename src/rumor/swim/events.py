@@ -6,6 +6,12 @@ from rumor.model import Seconds
 from rumor.names import HostPort
 
 
+class LayerEvent:
+    """What a layer above the core tells through the same channel; the core knows nothing of it."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
 class MemberJoined:
     name: str
@@ -121,4 +127,5 @@ Event = (
     | NameConflict
     | LeaveDone
     | Resumed
+    | LayerEvent
 )

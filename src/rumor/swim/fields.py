@@ -85,6 +85,32 @@ class Fields:
             raise PeerError(f"{key.decode()} is no number from 0 to {limit}")
         return value
 
+    def real(self, key: bytes) -> float:
+        value = self._fields.get(key)
+        if value is None:
+            return 0.0
+        if type(value) not in (int, float):
+            raise PeerError(f"{key.decode()} is no number")
+        return float(value)
+
+    def items(self, key: bytes) -> list[Any]:
+        """Return an array; its items are not looked at."""
+        value = self._fields.get(key)
+        if value is None or value == b"":
+            return []
+        if not isinstance(value, list):
+            raise PeerError(f"{key.decode()} is no array")
+        return value
+
+    def mapping(self, key: bytes) -> dict[Any, Any]:
+        """Return a map; what is in it is not looked at."""
+        value = self._fields.get(key)
+        if value is None:
+            return {}
+        if not isinstance(value, dict):
+            raise PeerError(f"{key.decode()} is no map")
+        return value
+
     def flag(self, key: bytes) -> bool:
         value = self._fields.get(key)
         if value is not None and type(value) is not bool:
@@ -93,7 +119,7 @@ class Fields:
 
     def address(self, host: bytes, port: bytes, *, default_port: int) -> HostPort:
         number = self.number(port, limit=65_535) or default_port
-        return HostPort.of(_ip(self.raw(host, limit=16)), number)
+        return HostPort.of(read_ip(self.raw(host, limit=16)), number)
 
     def source(self) -> HostPort | None:
         if not self._fields.get(b"SourceAddr") or not self._fields.get(b"SourcePort"):
@@ -107,7 +133,12 @@ class Fields:
         return versions[:6]
 
 
-def _ip(packed: bytes) -> IPv4Address | IPv6Address:
+def read_ip(packed: bytes) -> IPv4Address | IPv6Address:
+    """Return an address from its 4 or 16 bytes; one mapped into IPv6 is the one it maps.
+
+    Raises:
+        PeerError: it has another length.
+    """
     if len(packed) not in (4, 16):
         raise PeerError("an address has 4 or 16 bytes")
     address = ip_address(packed)

@@ -157,12 +157,14 @@ class MemberTable:
             self.tombstones[name] = self.records.pop(name).view()
         return names
 
-    def reap(self, before: Instant) -> list[str]:
-        """Erase members that have been gone since `before` from memory; return their names."""
-        names = [name for name, state in self.tombstones.items() if state.changed_at < before]
-        for name in names:
-            del self.tombstones[name]
-        return names
+    def forget(self, name: str) -> None:
+        """Erase a member from memory."""
+        self.records.pop(name, None)
+        self.tombstones.pop(name, None)
+
+    def view(self, name: str) -> MemberState | None:
+        record = self.records.get(name)
+        return self.tombstones.get(name) if record is None else record.view()
 
     def views(self) -> tuple[MemberState, ...]:
         return (*(record.view() for record in self.records.values()), *self.tombstones.values())

@@ -54,7 +54,6 @@ from rumor.swim.wire import PLAIN, StreamReader, Wire
 
 _RELAYS_LIMIT = 1024
 _STREAMS_LIMIT = 256
-_REAP_AFTER = Seconds(24 * 3600.0)
 _NOTHING_DUE = Instant(float("inf"))
 
 
@@ -245,6 +244,21 @@ class Node:
         self._arm(now)
         return True
 
+    def note_news(self, now: Instant) -> None:
+        """Gossip soon: the layer above has something to tell."""
+        self._arm(now)
+
+    def send_user_to(self, address: HostPort, payload: bytes, now: Instant) -> None:
+        """Send bytes for the layer above to an address, whoever listens there; nothing else rides along."""
+        self._send(address, [encode(User(payload))], piggyback=False)
+        self._arm(now)
+
+    def forget(self, name: str) -> None:
+        """Erase a member that is gone; one that is not stays."""
+        record = self._table.records.get(name)
+        if record is None or record.state in GONE:
+            self._table.forget(name)
+
     def probe_soon(self, name: str, now: Instant) -> bool:
         """Probe a member before its turn, since somebody has reason to doubt it; False if it is unknown or gone."""
         self._wake(now)
@@ -266,6 +280,10 @@ class Node:
     def members(self) -> tuple[MemberState, ...]:
         """Return every member this node knows, itself and those that are gone included."""
         return self._table.views()
+
+    def member(self, name: str) -> MemberState | None:
+        """Return one member, also one that is gone; None for one that is not known."""
+        return self._table.view(name)
 
     def statistics(self) -> Statistics:
         counters = self._counters
@@ -436,7 +454,6 @@ class Node:
                     return record
             self._table.forget_gone(Instant(now - self._timings.gossip_to_the_dead))
             self._table.records.setdefault(self._settings.name, self._me)
-            self._table.reap(Instant(now - _REAP_AFTER))
             names = [name for name in self._table.records if name != self._settings.name]
             self._random.shuffle(names)
             self._probe_order.restart(names)

@@ -13,7 +13,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from rumor.errors import ConfigError
 from rumor.log import get_logger
@@ -22,7 +22,7 @@ from rumor.names import HostPort
 from rumor.swim.codec import PACKET_LIMIT
 from rumor.swim.events import Event
 from rumor.swim.membership import MemberState
-from rumor.swim.node import CloseStream, Node, Notify, OpenStream, Output, SendPacket, SendStream, Statistics
+from rumor.swim.node import CloseStream, Notify, OpenStream, Output, SendPacket, SendStream, Statistics
 
 log = get_logger("swim")
 
@@ -40,12 +40,33 @@ _BIND_HINTS = {
 }
 
 
-class GossipRunner(asyncio.DatagramProtocol):
-    """Runs one node on one address."""
+C = TypeVar("C", bound="Core")
+R = TypeVar("R")
+
+
+class Core(Protocol):
+    """What runs here: a `Node`, or a layer over one that takes the same inputs."""
+
+    def receive_packet(self, data: bytes, source: HostPort, now: Instant) -> None: ...
+    def open_stream(self, stream_id: int, now: Instant) -> None: ...
+    def receive_stream(self, stream_id: int, data: bytes, now: Instant) -> None: ...
+    def close_stream(self, stream_id: int, now: Instant, *, error: str = "") -> None: ...
+    def handle_timer(self, now: Instant) -> None: ...
+    def next_timer(self) -> Instant | None: ...
+    def take_outputs(self) -> list[Output]: ...
+    def join(self, addresses: Sequence[HostPort], now: Instant) -> None: ...
+    def sync(self, address: HostPort, now: Instant) -> None: ...
+    def leave(self, now: Instant) -> None: ...
+    def members(self) -> tuple[MemberState, ...]: ...
+    def statistics(self) -> Statistics: ...
+
+
+class GossipRunner(asyncio.DatagramProtocol, Generic[C]):
+    """Runs one core on one address."""
 
     def __init__(
         self,
-        node: Node,
+        node: C,
         bind: HostPort,
         *,
         tcp_timeout: Seconds = Seconds(10.0),
@@ -143,18 +164,12 @@ class GossipRunner(asyncio.DatagramProtocol):
         self._node.leave(_now())
         self._settle()
 
-    def set_meta(self, meta: bytes) -> None:
-        self._node.set_meta(meta, _now())
-        self._settle()
-
-    def announce(self, names: Sequence[str]) -> None:
-        self._node.announce(names, _now())
-        self._settle()
-
-    def send_user(self, name: str, payload: bytes) -> bool:
-        is_sent = self._node.send_user(name, payload, _now())
-        self._settle()
-        return is_sent
+    def do(self, command: Callable[[C, Instant], R]) -> R:
+        """Give the core any other command; whatever it raises is raised here."""
+        try:
+            return command(self._node, _now())
+        finally:
+            self._settle()
 
     def members(self) -> tuple[MemberState, ...]:
         return self._node.members()

@@ -5,6 +5,8 @@ import pytest
 
 from rumor.model import Instant, MemberStatus, WallTime
 from rumor.names import HostPort
+from rumor.serf.events import SerfMember
+from rumor.serf.messages import Status
 from rumor.serf.tags import encode_tags
 from rumor.sources.base import Refusal, Snapshot
 from rumor.sources.gossip import build
@@ -29,8 +31,12 @@ def state(
     )
 
 
+SERFS = {State.ALIVE: Status.ALIVE, State.SUSPECT: Status.ALIVE, State.DEAD: Status.FAILED, State.LEFT: Status.LEFT}
+
+
 def see(*states: MemberState, is_blind: bool = False) -> Snapshot:
-    return build(states, is_blind=is_blind, now=NOW, wall=WALL)
+    records = [SerfMember(state, SERFS[state.state]) for state in states]
+    return build(records, is_blind=is_blind, now=NOW, wall=WALL)
 
 
 def test_a_member_carries_all_that_gossip_knows() -> None:
@@ -55,6 +61,11 @@ def test_a_member_carries_all_that_gossip_knows() -> None:
 )
 def test_the_wires_dead_is_serfs_failed(says: State, status: MemberStatus) -> None:
     assert see(state(says=says)).members[0].status is status
+
+
+def test_one_that_said_it_leaves_is_leaving_though_its_node_still_answers() -> None:
+    record = SerfMember(state(), Status.LEAVING)
+    assert build([record], is_blind=False, now=NOW, wall=WALL).members[0].status is MemberStatus.LEAVING
 
 
 def test_every_state_of_the_wire_has_a_status() -> None:

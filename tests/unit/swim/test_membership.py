@@ -171,11 +171,13 @@ def test_one_that_returns_has_no_tombstone() -> None:
     assert [view.state for view in table.views()] == [State.ALIVE]
 
 
-def test_tombstones_are_erased_in_time() -> None:
-    table = table_with(State.DEAD)
+@pytest.mark.parametrize("state", [State.DEAD, State.LEFT])
+def test_a_member_is_erased_with_its_tombstone(state: State) -> None:
+    table = table_with(state)
     table.forget_gone(LATER)
-    assert table.reap(NOW) == []
-    assert table.reap(LATER) == ["web"]
+    assert table.view("web") is not None
+    table.forget("web")
+    assert table.view("web") is None
     assert table.views() == ()
 
 
