@@ -17,8 +17,10 @@ from rumor.config_lines import key_lines, line_of
 from rumor.errors import ConfigError, PeerError
 from rumor.model import Seconds
 from rumor.names import Endpoint, ServiceName, parse_endpoint, parse_service_name
+from rumor.swim.sealing import parse_key
 
 GOSSIP_PORT = 7946
+RPC_PORT = 7373
 BALANCES = ("roundrobin", "leastconn", "first", "random", "source", "uri")
 """What HAProxy accepts together with servers that come and go; source and uri use a consistent hash."""
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h|d)")
@@ -82,6 +84,36 @@ class ClusterConfig:
     """`lan`, `wan` or `local`; empty where the file leaves it to the command."""
     bind: Endpoint = Endpoint("0.0.0.0", GOSSIP_PORT)  # noqa: S104 - agents of other hosts must reach it
     advertise: Endpoint | None = None
+    key: bytes | None = field(default=None, repr=False)
+    """Seals the gossip: 16, 24 or 32 raw bytes."""
+    compression: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SerfConfig:
+    """`[serf]`: what an agent does for Serf's clients and scripts. The second half comes by Serf's own flags alone."""
+
+    rpc: Endpoint | None = None
+    rpc_token: str = field(default="", repr=False)
+    handlers: tuple[str, ...] = ()
+    handler_timeout: Seconds = Seconds(60.0)
+    tags: Mapping[str, str] = field(default_factory=dict)
+    keyring_file: Path | None = None
+    replay: bool = False
+    rejoin_after_leave: bool = False
+
+    snapshot: Path | None = None
+    tags_file: Path | None = None
+    start_join: tuple[str, ...] = ()
+    """Addresses of which one must answer, or the agent does not start."""
+    retry_max: int = 0
+    retry_interval: Seconds = Seconds(1.0)
+    protocol: int = 5
+    event_limit: int = 512
+    has_coordinates: bool = True
+    votes_on_name: bool = True
+    leave_on_terminate: bool = True
+    skip_leave_on_interrupt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +142,7 @@ class Config:
     cluster: ClusterConfig = ClusterConfig()
     balancer: BalancerConfig = BalancerConfig()
     api: ApiConfig = ApiConfig()
+    serf: SerfConfig = SerfConfig()
     services: tuple[ServiceConfig, ...] = ()
     source: Path | None = None
     warnings: tuple[str, ...] = ()
@@ -188,7 +221,7 @@ def parse_duration(text: str | float) -> Seconds:
 # --- the environment
 
 
-_SECTIONS = ("cluster", "balancer", "api")
+_SECTIONS = ("cluster", "balancer", "api", "serf")
 
 
 def _apply_environment(raw: dict[str, object], environ: Mapping[str, str], origins: dict[tuple[str, ...], str]) -> None:
@@ -338,7 +371,10 @@ def _name_of(value: object) -> str:
 
 
 _KEYS: dict[str, tuple[str, ...]] = {
-    "cluster": ("name", "join", "key", "preset", "bind", "advertise"),
+    "cluster": ("name", "join", "key", "compression", "preset", "bind", "advertise"),
+    "serf": (
+        "rpc", "rpc_token", "handlers", "handler_timeout", "tags", "keyring_file", "replay", "rejoin_after_leave",
+    ),
     "balancer": ("bind", "stats", "template", "maxconn", "server_timeout"),
     "api": ("bind", "token"),
     "service": (
@@ -349,7 +385,7 @@ _KEYS: dict[str, tuple[str, ...]] = {
 
 
 def _read_config(reader: _Reader, raw: Mapping[str, object], path: Path | None) -> Config:
-    reader.table(raw, (), ("cluster", "balancer", "api", "service"))
+    reader.table(raw, (), ("cluster", "balancer", "api", "serf", "service"))
     services_raw = raw.get("service", {})
     if not isinstance(services_raw, dict):
         reader.fail(("service",), "wants one table for each service: [service.NAME]")
@@ -360,6 +396,7 @@ def _read_config(reader: _Reader, raw: Mapping[str, object], path: Path | None) 
         cluster=_read_cluster(reader, raw.get("cluster", {})),
         balancer=_read_balancer(reader, raw.get("balancer", {}), path),
         api=_read_api(reader, raw.get("api", {})),
+        serf=_read_serf(reader, raw.get("serf", {}), path),
         services=services,
         source=path,
         warnings=tuple(warnings),
@@ -368,8 +405,6 @@ def _read_config(reader: _Reader, raw: Mapping[str, object], path: Path | None) 
 
 def _read_cluster(reader: _Reader, raw: object) -> ClusterConfig:
     table, default = reader.table(raw, ("cluster",), _KEYS["cluster"]), ClusterConfig()
-    if table.get("key"):
-        reader.fail(("cluster", "key"), "this version does not encrypt gossip yet, and will not pretend to: remove it")
     preset = reader.text(table, ("cluster", "preset"))
     if preset not in ("", "lan", "wan", "local"):
         reader.fail(("cluster", "preset"), f"wants lan, wan or local, and this is {preset!r}")
@@ -381,6 +416,35 @@ def _read_cluster(reader: _Reader, raw: object) -> ClusterConfig:
         preset=preset,
         bind=reader.endpoint(table.get("bind", str(default.bind)), ("cluster", "bind"), GOSSIP_PORT),
         advertise=None if advertise is None else reader.endpoint(advertise, ("cluster", "advertise"), GOSSIP_PORT),
+        key=_read_key(reader, table, ("cluster", "key")),
+        compression=reader.flag(table, ("cluster", "compression")),
+    )
+
+
+def _read_key(reader: _Reader, table: Mapping[str, object], key: tuple[str, ...]) -> bytes | None:
+    text = reader.secret(table, key)
+    try:
+        return parse_key(text) if text else None
+    except ConfigError as error:
+        reader.fail(key, str(error))
+
+
+def _read_serf(reader: _Reader, raw: object, path: Path | None) -> SerfConfig:
+    table, default = reader.table(raw, ("serf",), _KEYS["serf"]), SerfConfig()
+    rpc = table.get("rpc")
+    handlers = table.get("handlers", [])
+    if not isinstance(handlers, list) or not all(isinstance(one, str) for one in handlers):
+        reader.fail(("serf", "handlers"), 'wants a list of texts such as "member-join=notify.sh"')
+    keyring_file = reader.text(table, ("serf", "keyring_file"))
+    return SerfConfig(
+        rpc=None if rpc is None else reader.endpoint(rpc, ("serf", "rpc"), RPC_PORT),
+        rpc_token=reader.secret(table, ("serf", "rpc_token")),
+        handlers=tuple(handlers),
+        handler_timeout=reader.duration(table, ("serf", "handler_timeout"), default.handler_timeout),
+        tags=_read_environment(reader, table.get("tags", {}), ("serf", "tags")),
+        keyring_file=(path.parent if path else Path()) / keyring_file if keyring_file else None,
+        replay=reader.flag(table, ("serf", "replay")),
+        rejoin_after_leave=reader.flag(table, ("serf", "rejoin_after_leave")),
     )
 
 

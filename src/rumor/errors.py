@@ -29,5 +29,9 @@ class Refused(RumorError):
     """HAProxy, supervisord or a peer said no; its own words are in the text."""
 
 
+class InOthersWords(RumorError):
+    """What another program would have said in our place; printed as it is."""
+
+
 class Bug(RumorError):
     """rumor broke a promise of its own: crash the part and report it."""

@@ -14,7 +14,7 @@ import sys
 import time
 from typing import Any, Literal, TextIO
 
-LogFormat = Literal["text", "json"]
+LogFormat = Literal["text", "json", "serf"]
 LEVELS = ("debug", "info", "warning", "error")
 _FACTS = "rumor_facts"
 
@@ -62,11 +62,28 @@ def configure(*, level: str = "info", format: LogFormat = "text", stream: TextIO
     if level not in LEVELS:
         raise ValueError(f"unknown log level {level!r}: say one of {', '.join(LEVELS)}")
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(_JsonFormatter() if format == "json" else _TextFormatter())
+    handler.setFormatter({"json": _JsonFormatter, "text": _TextFormatter, "serf": _SerfFormatter}[format]())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("rumor").setLevel(getattr(logging, level.upper()))
+
+
+def serf_line(record: logging.LogRecord) -> str:
+    """Return a record as a serf agent logs: `2026/11/23 07:34:37 [INFO] agent: joining`."""
+    when = time.strftime("%Y/%m/%d %H:%M:%S", time.localtime(record.created))
+    facts = _facts(record)
+    text = str(facts["text"]) if "text" in facts else " ".join([record.getMessage(), *_pairs(facts)])
+    # A name from the network cannot start a new line, but for what follows it and is indented.
+    text = "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+    return f"{when} [{_SERF_LEVELS.get(record.levelname, record.levelname)}] {_part(record)}: {text}"
+
+
+_SERF_LEVELS = {"WARNING": "WARN", "ERROR": "ERR", "CRITICAL": "ERR"}
+
+
+def _pairs(facts: dict[str, Any]) -> list[str]:
+    return [f"{key}={_quote(value)}" for key, value in facts.items()]
 
 
 def _timestamp(record: logging.LogRecord) -> str:
@@ -102,9 +119,14 @@ class _TextFormatter(logging.Formatter):
             record.name.removeprefix("rumor."),
             record.getMessage(),
         ]
-        words += [f"{key}={_quote(value)}" for key, value in _facts(record).items()]
+        words += _pairs(_facts(record))
         line = " ".join(words)
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class _SerfFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"    {serf_line(record)}"
 
 
 class _JsonFormatter(logging.Formatter):

@@ -30,6 +30,11 @@ class Places:
         return self.run_directory / AGENT_SOCKET
 
     @property
+    def rpc_socket(self) -> Path:
+        """Serf's RPC, for the commands of this machine."""
+        return self.run_directory / "rpc.sock"
+
+    @property
     def haproxy_config(self) -> Path:
         return self.directory / "haproxy.cfg"
 

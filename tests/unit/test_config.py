@@ -93,7 +93,7 @@ def test_the_sample_that_init_writes_is_valid(tmp_path: Path) -> None:
         ("[service.api]", '[service."a/b"]', "FILE, line 19: service.a/b: service name 'a/b' is refused"),
         ("[service.api]", "[service.rumor_x]", "FILE, line 19: service.rumor_x: names that begin with rumor"),
         ('"/api"', '"/shop"', "FILE, line 17: service.web.route: */shop is service api's already"),
-        ('name = "shop"', 'key = "c2VjcmV0"', "FILE, line 2: cluster.key: this version does not encrypt"),
+        ('name = "shop"', 'key = "c2VjcmV0"', "FILE, line 2: cluster.key: an encryption key has 16, 24 or 32 bytes"),
         ("[balancer]", "[balancer]\nmaxconn = 0", "FILE, line 6: balancer.maxconn: wants a number from 1"),
     ],
 )

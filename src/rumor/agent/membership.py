@@ -6,14 +6,14 @@ to know: something changed, and here is the picture. Nothing here knows HAProxy.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
 from rumor.agent.drain import BALANCER_TAG, Drained, parse_drained
-from rumor.errors import PeerError
-from rumor.joiner import Joiner
+from rumor.errors import ConfigError, PeerError, Refused
+from rumor.joiner import RETRY_INTERVAL, Joiner
 from rumor.log import get_logger
 from rumor.model import Cause, Instant, Member, Seconds, WallTime
 from rumor.names import Endpoint, HostPort, MemberName
@@ -50,6 +50,7 @@ class MembershipSettings:
     votes_on_name: bool = True
     has_coordinates: bool = True
     event_limit: int = 512
+    retry_interval: Seconds = RETRY_INTERVAL
     versions: bytes = VERSIONS
 
 
@@ -78,7 +79,9 @@ class Membership:
             ConfigError: the tags do not fit into Serf's 512 bytes.
         """
         self._settings = settings
-        self._tags = dict(tags)
+        self._own_tags = dict(tags)
+        self._operator_tags: dict[str, str] = {}
+        self._hidden_tags: set[str] = set()
         self._on_change = on_change
         self._on_drained = on_drained
         self._on_event = on_event
@@ -99,8 +102,9 @@ class Membership:
                 NodeSettings(
                     settings.name, settings.advertise, settings.timings, versions=settings.versions, wire=settings.wire
                 ),
-                self._tags,
+                self._own_tags,
                 event_limit=settings.event_limit,
+                replays=settings.replays,
                 votes_on_name=settings.votes_on_name,
                 has_coordinates=settings.has_coordinates,
             ),
@@ -109,7 +113,10 @@ class Membership:
             remembered=remembered,
         )
         self.runner = GossipRunner(serf, settings.bind, tcp_timeout=settings.timings.tcp_timeout, on_event=self._notice)
-        self._joiner = Joiner(self.runner, settings.join, previous, own_name=settings.name, own=settings.advertise)
+        self._joiner = Joiner(
+            self.runner, settings.join, previous,
+            own_name=settings.name, own=settings.advertise, retry_interval=settings.retry_interval,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Bind the sockets.
@@ -130,16 +137,39 @@ class Membership:
             if self._snapshot is not None:
                 self._snapshot.close()
 
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    def change_operator_tags(self, tags: Mapping[str, str], delete: Iterable[str]) -> None:
+        """Delete tags, then set others, on top of what this node says of itself; they stay through its changes.
+
+        Raises:
+            Refused: they do not fit into Serf's 512 bytes; nothing is changed.
+        """
+        gone = set(delete)
+        operator = {tag: value for tag, value in self._operator_tags.items() if tag not in gone} | dict(tags)
+        hidden = (self._hidden_tags | gone) - set(tags)
+        self._publish(self._own_tags, operator, hidden)
+
     def set_tags(self, tags: dict[str, str]) -> None:
         """Replace this member's tags: balancers are told at once, the others hear of it by gossip.
 
         Raises:
-            ConfigError: the tags do not fit into Serf's 512 bytes; the old ones stay.
+            Refused: the tags do not fit into Serf's 512 bytes; the old ones stay.
         """
-        if tags != self._tags:
+        if tags != self._own_tags:
+            self._publish(dict(tags), self._operator_tags, self._hidden_tags)
+
+    def _publish(self, own: dict[str, str], operator: dict[str, str], hidden: set[str]) -> None:
+        """Say of this node what it finds itself, and what an operator added or took away."""
+        tags = {tag: value for tag, value in own.items() if tag not in hidden} | operator
+        try:
             self.runner.do(lambda serf, now: serf.set_tags(tags, now))
-            self._tags = dict(tags)
-            self.tell_balancers()
+        except ConfigError as error:
+            raise Refused("Encoded length of tags exceeds limit of 512 bytes") from error
+        self._own_tags, self._operator_tags, self._hidden_tags = own, operator, hidden
+        self.tell_balancers()
 
     def tell_balancers(self) -> None:
         """Say again, straight to every balancer, what this member says of itself."""

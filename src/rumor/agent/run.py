@@ -1,7 +1,7 @@
 """The composition root: build the parts this node plays, introduce them to one another, run them, stop in order.
 
-The only place that handles signals. SIGTERM and SIGINT mean: drain, leave, end with status 0; a second one means now.
-SIGHUP reads rumor.toml and the template again.
+The only place that handles signals. SIGTERM and SIGINT mean: drain, leave, end with status 0, unless Serf's own
+settings say otherwise; a second one means now. SIGHUP reads rumor.toml and the template again.
 """
 
 import asyncio
@@ -17,20 +17,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rumor import __version__
+from rumor.agent.cluster import Cluster
 from rumor.agent.drain import BALANCER_TAG, RUMOR_TAG, Drained
+from rumor.agent.handlers import Ended, HandlerRunner, parse_handler
+from rumor.agent.keyring_file import read_keyring, write_keyring
 from rumor.agent.membership import Membership, MembershipSettings
 from rumor.agent.offering import Offering
 from rumor.agent.settings import BALANCER, check_settings, offer_settings, offered_services
 from rumor.agent.view import AgentView
 from rumor.checks.loop import run_check
-from rumor.config import Config
-from rumor.errors import ConfigError, RumorError
+from rumor.config import Config, SerfConfig
+from rumor.errors import ConfigError, RumorError, Unreachable
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import Cause, Offer, Record, Seconds, WallTime
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName, parse_host_port, parse_member_name
 from rumor.places import Places, places
+from rumor.serf.events import KeyringChanged, NameLost
+from rumor.serf.rpc_server import RpcServer, RpcSettings
+from rumor.serf.stream import OWN_CHANGES, StreamEvent, kind_of, parse_filters
+from rumor.swim import events
+from rumor.swim.messages import VERSIONS
 from rumor.swim.presets import PRESETS
+from rumor.swim.sealing import Keyring
+from rumor.swim.wire import Wire
 from rumor.web.api import Api
 from rumor.web.unix_server import UnixServer
 
@@ -52,35 +62,58 @@ async def run_agent(
     data: Path,
     environ: Mapping[str, str],
     load_config: Callable[[], Config],
+    on_started: Callable[[str], None] = lambda address: None,
 ) -> int:
     """Play some parts of the cluster on this node until told to stop; return the exit status.
 
     Args:
         config: what the file, the environment and the flags say.
-        parts: `balancer` and names of services; at least one.
+        parts: `balancer` and names of services; with none the node is a plain member of the cluster, as serf's agent.
         node: this member's name.
         data: the data directory; the node keeps its things in a directory of its own name in it.
         environ: for finding HAProxy.
         load_config: reads the configuration again, for SIGHUP.
+        on_started: called with the address of gossip when all sockets are open.
 
     Raises:
         ConfigError: something about this node is wrong: its name, its addresses, a part, a file.
     """
-    stop = asyncio.Event()
-    _on_signals(stop)
+    stop = Stop()
+    stop.heed_signals(config.serf)
     name = _member_name(node)
     place = places(data, name)
     place.make()
     with _only_one(place):
         journal = await Journal.open(place.journal)
         try:
-            agent = Agent(config, tuple(parts), name, place, journal, environ, load_config)
+            agent = Agent(config, tuple(parts), name, place, journal, environ, load_config, on_started)
             await agent.run(stop)
         except BaseExceptionGroup as group:
             raise _first(group) from group
         finally:
             await journal.close()
-    return 0
+    return stop.status
+
+
+class Stop:
+    """Whether, and how, the agent is to end."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.leaves = True
+        self.status = 0
+
+    def heed_signals(self, serf: SerfConfig) -> None:
+        loop = asyncio.get_running_loop()
+        leaves = {signal.SIGTERM: serf.leave_on_terminate, signal.SIGINT: not serf.skip_leave_on_interrupt}
+        for number, is_graceful in leaves.items():
+            loop.add_signal_handler(number, lambda leave=is_graceful: self.request(leaves=leave))  # type: ignore[misc]
+
+    def request(self, *, leaves: bool = True) -> None:
+        """Ask for the end, once; without leaving it counts as a failure, as in Serf."""
+        if not self.requested.is_set():
+            self.leaves, self.status = leaves, 0 if leaves else 1
+            self.requested.set()
 
 
 class Agent:
@@ -95,7 +128,9 @@ class Agent:
         journal: Journal,
         environ: Mapping[str, str],
         load_config: Callable[[], Config],
+        on_started: Callable[[str], None],
     ) -> None:
+        self._on_started = on_started
         self._config = config
         self._parts = parts
         self._name = name
@@ -111,10 +146,14 @@ class Agent:
             name, tuple(offer_settings(service, self._advertise.host) for service in services), on_change=self._on_offer
         )
         self._membership: Membership | None = None
+        self._cluster: Cluster | None = None
+        self._handlers: HandlerRunner | None = None
+        self._stop_request: Stop | None = None
         self._balancing: Balancing | None = None
 
-    async def run(self, stop: asyncio.Event) -> None:
+    async def run(self, stop: Stop) -> None:
         """Start, run until `stop`, drain, leave."""
+        self._stop_request = stop
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(self._write_journal(), name="journal"),
@@ -122,7 +161,10 @@ class Agent:
             ]
             await self._offering.wait_first_outcomes()
             membership = self._membership = self._make_membership()
+            cluster = self._cluster = self._make_cluster(membership, stop)
+            handlers = self._handlers = self._make_handlers(membership, cluster)
             await membership.start()
+            background.append(tasks.create_task(handlers.run(), name="handlers"))
             background.append(tasks.create_task(membership.run(), name="membership"))
             if self._plays_balancer:
                 self._balancing = self._make_balancing(membership)
@@ -136,8 +178,16 @@ class Agent:
                     "started", node=self._name, parts=",".join(self._parts), gossip=self._advertise, version=__version__
                 )
                 self._warn_if_open()
-                await stop.wait()
-                await self._stop(membership)
+                self._on_started(str(_gossip_address(self._config.cluster.bind)))
+                try:
+                    await self._join_first(cluster)
+                    await stop.requested.wait()
+                    if stop.leaves:
+                        await self._stop(membership)
+                finally:
+                    cluster.note_left()
+                    cluster.close()
+                await handlers.drain()
                 for task in background:
                     task.cancel()
                 await asyncio.gather(*background, return_exceptions=True)
@@ -148,7 +198,9 @@ class Agent:
     async def _stop(self, membership: Membership) -> None:
         log.info("stopping", node=self._name)
         hurry = asyncio.Event()
-        _on_signals(hurry)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, hurry.set)
         patience = asyncio.create_task(hurry.wait(), name="second signal")
         leaving = asyncio.create_task(self._drain_and_leave(membership), name="drain and leave")
         try:
@@ -170,7 +222,11 @@ class Agent:
     # --- building the parts
 
     def _make_membership(self) -> Membership:
-        cluster = self._config.cluster
+        cluster, serf = self._config.cluster, self._config.serf
+        ring = (
+            read_keyring(serf.keyring_file) if serf.keyring_file else Keyring((cluster.key,)) if cluster.key else None
+        )
+        is_plain_member = not self._parts
         return Membership(
             MembershipSettings(
                 name=self._name,
@@ -178,12 +234,55 @@ class Agent:
                 advertise=self._advertise,
                 timings=PRESETS[cluster.preset or "lan"],
                 join=cluster.join,
-                snapshot=self._place.snapshot,
+                snapshot=serf.snapshot if is_plain_member else serf.snapshot or self._place.snapshot,
+                wire=Wire(ring, compresses=cluster.compression),
+                rejoin_after_leave=serf.rejoin_after_leave,
+                votes_on_name=serf.votes_on_name,
+                has_coordinates=serf.has_coordinates,
+                event_limit=serf.event_limit,
+                versions=bytes((*VERSIONS[:5], serf.protocol)),
+                retry_interval=serf.retry_interval,
+                replays=serf.replay,
             ),
             self._tags(),
             on_change=self._on_members,
             on_drained=self._on_drained,
+            on_event=self._on_event,
         )
+
+    def _make_cluster(self, membership: Membership, stop: Stop) -> Cluster:
+        return Cluster(
+            membership,
+            leave=stop.request,
+            join_port=self._config.cluster.bind.port,
+            handlers=lambda: {str(one.filter): one.script for one in self._handlers.handlers} if self._handlers else {},
+        )
+
+    def _make_handlers(self, membership: Membership, cluster: Cluster) -> HandlerRunner:
+        runner = HandlerRunner(
+            [handler for text in self._config.serf.handlers for handler in parse_handler(text)],
+            name=self._name,
+            tags=lambda: membership.runner.do(lambda serf, _: serf.tags),
+            respond=cluster.respond,
+            on_failure=self._on_handler_failure,
+            deadline=self._config.serf.handler_timeout,
+        )
+        cluster.start()
+        cluster.subscribe(parse_filters("*"), runner.take)
+        cluster.subscribe(parse_filters(",".join(sorted(change.value for change in OWN_CHANGES))), runner.take)
+        return runner
+
+    async def _join_first(self, cluster: Cluster) -> None:
+        """Join before anything else, where the agent is told that it must.
+
+        Raises:
+            Unreachable: nobody answered.
+        """
+        addresses = self._config.serf.start_join
+        if addresses:
+            count, words = await cluster.join(list(addresses), replay=self._config.serf.replay)
+            if not count:
+                raise Unreachable(words)
 
     def _make_balancing(self, membership: Membership) -> "Balancing":
         # Late imports: only a balancer needs HAProxy's parts, Jinja2 among them.
@@ -277,12 +376,24 @@ class Agent:
                 tcp = TcpServer(TcpSettings(self._config.api.bind, self._config.api.token), api.answer)
                 await tcp.start()
                 stack.push_async_callback(tcp.aclose)
+            if self._cluster is not None:
+                serf = self._config.serf
+                places_of_rpc = [RpcSettings(self._place.rpc_socket)]
+                if serf.rpc is not None:
+                    places_of_rpc.append(RpcSettings(serf.rpc, serf.rpc_token))
+                for settings in places_of_rpc:
+                    rpc = RpcServer(settings, self._cluster)
+                    await rpc.start()
+                    stack.push_async_callback(rpc.aclose)
             yield unix
 
     # --- what happens
 
     def _tags(self) -> dict[str, str]:
-        tags = {RUMOR_TAG: __version__, **self._offering.tags()}
+        tags = dict(self._config.serf.tags)
+        if not self._parts:
+            return tags
+        tags |= {RUMOR_TAG: __version__, **self._offering.tags()}
         if self._plays_balancer:
             binds = self._config.balancer.binds
             tags[BALANCER_TAG] = str(binds[0].port) if binds else ""
@@ -298,6 +409,27 @@ class Agent:
         self._offering.notice_members()
         if self._balancing is not None:
             self._balancing.wake()
+
+    def _on_event(self, event: events.Event) -> None:
+        if self._cluster is not None:
+            self._cluster.notice(event)
+        match event:
+            case events.LeaveDone():
+                if self._cluster is not None:
+                    self._cluster.note_left()
+            case NameLost() if self._stop_request is not None:
+                log.error("name_lost", text=f"another member is called {self._name}: give this node another --node")
+                self._stop_request.request(leaves=False)
+            case KeyringChanged(ring) if self._config.serf.keyring_file is not None:
+                try:
+                    write_keyring(self._config.serf.keyring_file, ring)
+                except OSError as error:
+                    log.error("keyring_not_written", path=self._config.serf.keyring_file, reason=error.strerror)
+
+    def _on_handler_failure(self, event: StreamEvent, ended: Ended) -> None:
+        how = "took too long and was ended" if ended.status is None else f"ended with status {ended.status}"
+        said = ended.output[-500:].decode("utf-8", "replace").strip()
+        self._record("handler_failed", self._name, f"{ended.handler.script} for {kind_of(event)}: {how}", said)
 
     def _on_drained(self, balancer: MemberName, word: Drained) -> None:
         self._offering.hear(balancer, word)
@@ -339,7 +471,7 @@ class Agent:
         return said
 
     def _warn_if_open(self) -> None:
-        if not self._advertise.ip.is_loopback:
+        if not self._advertise.ip.is_loopback and not self._config.cluster.key and not self._config.serf.keyring_file:
             log.warning(
                 "gossip_in_the_clear",
                 address=self._advertise,
@@ -348,12 +480,6 @@ class Agent:
 
 
 # --- at the wall
-
-
-def _on_signals(stop: asyncio.Event) -> None:
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ import click
 
 from rumor import __version__, log
 from rumor.config import Config, load
-from rumor.errors import ConfigError, RumorError
+from rumor.errors import ConfigError, InOthersWords, RumorError
 
 if TYPE_CHECKING:
     from rumor.api_client import AgentApi
@@ -30,10 +30,10 @@ DEFAULT_DATA = ".rumor"
 
 def main() -> None:
     """Run `rumor` and end the process with its exit status."""
-    arguments = [("--format" if word == "-format" else word) for word in sys.argv[1:]]
-    # `-format json`, as Serf spells it; `-format=json`, too.
-    arguments = [f"-{word}" if word.startswith("-format=") else word for word in arguments]
+    arguments = _like_go(sys.argv[1:])
     try:
+        if arguments[:1] == ["agent"] and _is_serf_style(arguments[1:]):
+            sys.exit(_run_serf_agent(arguments[1:]))
         status = cli.main(arguments, prog_name="rumor", standalone_mode=False)
     except click.ClickException as error:
         error.show()
@@ -43,7 +43,7 @@ def main() -> None:
     except RumorError as error:
         if "--debug" in arguments:
             raise
-        click.echo(f"error: {error}", err=True)
+        click.echo(str(error) if isinstance(error, InOthersWords) else f"error: {error}", err=True)
         sys.exit(error.exit_status)
     except BrokenPipeError:
         # Whoever read our output has seen enough.
@@ -52,7 +52,63 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+_SERF_COMMANDS = frozenset(
+    {
+        "members", "join", "leave", "force-leave", "tags", "event", "query", "monitor", "info", "rtt", "reachability",
+        "keygen", "keys",
+    }
+)  # fmt: skip
+_GO_SWITCHES = frozenset({"coalesce", "detailed", "no-ack", "prune", "replay", "verbose", "list"})
+
+
+def _like_go(arguments: list[str]) -> list[str]:
+    """Let serf's own spelling pass: `-format json` everywhere, and one dash and bare switches in serf's commands."""
+    command = arguments[0] if arguments else ""
+    if command not in _SERF_COMMANDS:
+        return [f"-{word}" if word == "-format" or word.startswith("-format=") else word for word in arguments]
+    found = [command]
+    for word in arguments[1:]:
+        name = word.lstrip("-").partition("=")[0]
+        if word.startswith("-") and not word.startswith("--") and len(name) > 1:
+            word = f"-{word}"
+        if word == f"--{name}" and name in _GO_SWITCHES:
+            word = f"{word}=true"
+        found.append(word)
+    serfs = ("--rpc-addr", "--rpc-auth", "--detailed", "--name", "--role", "--status", "--tag")
+    if command == "members" and (os.environ.get("SERF_RPC_ADDR") or any(word.startswith(serfs) for word in found)):
+        found[0] = "serf-members"
+    return found
+
+
+def _is_serf_style(arguments: list[str]) -> bool:
+    if not arguments or not all(word.startswith("-") for word in arguments[:1]):
+        return not arguments
+    from rumor.cli.serf_flags import is_serf_style
+
+    return is_serf_style(arguments)
+
+
+def _run_serf_agent(arguments: list[str]) -> int:
+    from rumor.cli.serf_agent import run
+
+    return run(arguments)
+
+
+class _Commands(click.Group):
+    """Commands, of which serf's own are loaded only when one is named or all are listed."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return sorted({*super().list_commands(context), *(_SERF_COMMANDS - {"members"})})
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name == "serf-members" or (name in _SERF_COMMANDS and name != "members"):
+            from rumor.cli import serf
+
+            return serf.members if name == "serf-members" else {one.name: one for one in serf.COMMANDS}.get(name)
+        return super().get_command(context, name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="rumor", message="rumor %(version)s")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:

@@ -25,6 +25,7 @@ _GRAVITY = 150.0
 _ADJUSTMENTS = 20
 _LATENCIES = 3
 _RTT_LIMIT = 10.0
+_LARGEST = 1e6
 _MEMBERS_LIMIT = 100_000
 
 
@@ -48,7 +49,8 @@ class Coordinate:
 
     @property
     def is_valid(self) -> bool:
-        return all(map(math.isfinite, (*self.vec, self.error, self.adjustment, self.height)))
+        """Whether every number is one that a network can have; larger ones would overflow further on."""
+        return all(abs(number) < _LARGEST for number in (*self.vec, self.error, self.adjustment, self.height))
 
 
 def encode_coordinate(coordinate: Coordinate) -> bytes:
@@ -82,7 +84,7 @@ def decode_coordinate(payload: bytes) -> Coordinate:
         fields.real(b"Height"),
     )
     if not found.is_valid:
-        raise PeerError("a coordinate with numbers that are none")
+        raise PeerError("a coordinate with numbers that no network has")
     return found
 
 
@@ -99,7 +101,8 @@ class CoordinateClient:
 
     def update(self, name: str, other: Coordinate, rtt: float) -> None:
         """Take in one answered probe; a time out of 0..10 s is left alone."""
-        if not 0 <= rtt <= _RTT_LIMIT or len(self.others) >= _MEMBERS_LIMIT:
+        is_known = name in self.others or len(self.others) < _MEMBERS_LIMIT
+        if not 0 <= rtt <= _RTT_LIMIT or not other.is_valid or not is_known:
             return
         self.others[name] = other
         latencies = self._latencies.setdefault(name, deque(maxlen=_LATENCIES))

@@ -77,6 +77,8 @@ class SerfSettings:
     """The longest user event in bytes, name and payload together and also encoded."""
     query_limit: int = QUERY_LIMIT_BYTES
     response_limit: int = RESPONSE_LIMIT_BYTES
+    replays: bool = False
+    """Whether joining asks for the user events of the past, if the command does not say."""
     votes_on_name: bool = True
     has_coordinates: bool = True
 
@@ -149,8 +151,9 @@ class Serf:
 
     # --- commands
 
-    def join(self, addresses: Sequence[HostPort], now: Instant, *, replay: bool = False) -> None:
+    def join(self, addresses: Sequence[HostPort], now: Instant, *, replay: bool | None = None) -> None:
         """Exchange pictures with each address; `replay` asks for the user events of the past as well."""
+        replay = self._settings.replays if replay is None else replay
         self._joining.update(dict.fromkeys(addresses, replay))
         self._node.join(addresses, now)
         self._settle(now)

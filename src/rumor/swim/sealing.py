@@ -129,17 +129,8 @@ def _without_padding(plain: bytes) -> bytes:
     return plain[:-padding]
 
 
-_ciphers: dict[bytes, "AESGCM"] = {}
-_CIPHERS_LIMIT = 64
-
-
 def _cipher(key: bytes) -> "AESGCM":
-    cipher = _ciphers.get(key)
-    if cipher is None:
-        # A late import: an agent without a key does without 7 MB.
-        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    # A late import: an agent without a key does without 7 MB.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-        if len(_ciphers) >= _CIPHERS_LIMIT:
-            _ciphers.clear()
-        cipher = _ciphers[key] = AESGCM(key)
-    return cipher
+    return AESGCM(key)

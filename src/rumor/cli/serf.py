@@ -1,0 +1,501 @@
+"""serf's own commands, with serf's output: they ask any agent that speaks Serf's RPC, serf's or ours.
+
+What they print follows the program itself (Debian's serf 0.9.4). Without an address they ask the agent that runs in the
+data directory; `-rpc-addr` or SERF_RPC_ADDR names another one.
+"""
+
+import base64
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from rumor.config import RPC_PORT
+from rumor.errors import InOthersWords as SerfError
+from rumor.errors import PeerError, Unreachable
+from rumor.names import Endpoint, HostPort, parse_endpoint
+from rumor.places import places
+from rumor.serf import rpc
+from rumor.serf.coordinate import Coordinate
+from rumor.serf.rpc_client import RpcClient, RpcError
+from rumor.swim.fields import read_ip
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def asks(command: Command) -> Command:
+    """Add the options that say which agent is asked."""
+    for option in (
+        click.option("--rpc-auth", envvar="SERF_RPC_AUTH", default="", metavar="TOKEN", help="The agent's RPC token."),
+        click.option("--rpc-addr", envvar="SERF_RPC_ADDR", metavar="ADDRESS", help="The RPC address of the agent."),
+        click.option("--node", "asked", metavar="NAME", help="Which node's agent in the data directory to ask."),
+        click.option("--data", envvar="RUMOR_DATA", type=click.Path(path_type=Path), help="The data directory."),
+    ):
+        command = option(command)
+    return command
+
+
+_format = click.option("--format", "form", default="text", metavar="FORMAT", help="text (default) or json.")
+
+
+def connect(rpc_addr: str | None, rpc_auth: str, data: Path | None, asked: str | None) -> RpcClient:
+    """Connect to the agent that is meant.
+
+    Raises:
+        RumorError: none is there.
+    """
+    return RpcClient(_where(rpc_addr, data, asked), token=rpc_auth)
+
+
+def _where(rpc_addr: str | None, data: Path | None, asked: str | None) -> Endpoint | Path:
+    if rpc_addr:
+        try:
+            return parse_endpoint(rpc_addr, default_port=RPC_PORT)
+        except PeerError as error:
+            raise click.UsageError(f"-rpc-addr: {error}") from error
+    directory = (data or Path(".rumor")).absolute()
+    if asked is not None:
+        return places(directory, asked).rpc_socket
+    names = [path.name for path in sorted(directory.glob("*")) if places(directory, path.name).rpc_socket.exists()]
+    if names:
+        return places(directory, "balancer" if "balancer" in names else names[0]).rpc_socket
+    if data is not None:
+        raise Unreachable(f"no agent runs in {directory}: start one, or say --rpc-addr")
+    return Endpoint("127.0.0.1", RPC_PORT)
+
+
+def _ok_format(form: str) -> None:
+    if form not in ("text", "table", "json"):
+        raise SerfError(f'Encoding error: Invalid output format "{form}"')
+
+
+def _json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _text(value: object) -> str:
+    return rpc.text(value)
+
+
+def _safe(text: str) -> str:
+    """A name from the network must not steer the terminal."""
+    return "".join(letter if letter.isprintable() or letter in "\n\t" else ascii(letter)[1:-1] for letter in text)
+
+
+# --- members
+
+
+@click.command("members")
+@click.option("--detailed", default=False, type=bool, help="Show protocol versions, too.")
+@click.option("--name", default="", metavar="REGEXP", help="Only members whose whole name matches.")
+@click.option("--role", default="", metavar="REGEXP", help="Only members whose tag role matches; old, see --tag.")
+@click.option("--status", default="", metavar="REGEXP", help="Only members whose status matches.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=REGEXP", help="Only members with such a tag; repeat.")
+@_format
+@asks
+def members(
+    detailed: bool, name: str, role: str, status: str, tags: tuple[str, ...], form: str,
+    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
+) -> None:  # fmt: skip
+    """List the members of the cluster, as serf does."""
+    wanted = dict(_pair(tag, "tag") for tag in tags)
+    if role:
+        click.echo("Deprecation warning: 'Role' has been replaced with 'Tags'")
+        wanted["role"] = role
+    _ok_format(form)
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            reply = agent.call("members-filtered", {"Tags": wanted, "Status": status, "Name": name})
+        except Unreachable as error:
+            raise SerfError(f"Error retrieving members: {error}") from error
+    found = [_member(record) for record in reply["Members"] or []]
+    if form == "json":
+        _json({"members": found})
+        return
+    rows = []
+    for one in found:
+        row = [
+            one["name"],
+            one["addr"],
+            one["status"],
+            ",".join(f"{key}={value}" for key, value in one["tags"].items()),
+        ]
+        if detailed:
+            versions = one["protocol"]
+            row.append(f"Protocol Version: {versions['version']}")
+            row.append(f"Available Protocol Range: [{versions['min']}, {versions['max']}]")
+        rows.append(row)
+    click.echo(_columns(rows))
+
+
+def _member(record: dict[str, Any]) -> dict[str, Any]:
+    address = HostPort.of(read_ip(record["Addr"]), record["Port"]) if record["Port"] else None
+    return {
+        "name": _safe(_text(record["Name"])),
+        "addr": str(address or f"{read_ip(record['Addr'])}:0"),
+        "port": record["Port"],
+        "tags": {_safe(key): _safe(_text(value)) for key, value in sorted((record["Tags"] or {}).items())},
+        "status": _text(record["Status"]),
+        "protocol": {
+            "max": record["DelegateMax"], "min": record["DelegateMin"], "version": record["DelegateCur"],
+        },
+    }  # fmt: skip
+
+
+def _columns(rows: list[list[str]]) -> str:
+    """Align columns with two blanks between them; the last one is not filled up."""
+    if not rows:
+        return ""
+    widths = [max(len(row[number]) for row in rows) for number in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join([cell.ljust(width) for cell, width in zip(row[:-1], widths[:-1], strict=True)] + [row[-1]])
+        for row in rows
+    )
+
+
+def _pair(text: str, what: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise SerfError(f"Error: Invalid {what}: '{text}'")
+    return key, value
+
+
+# --- coming and going
+
+
+@click.command("join")
+@click.argument("addresses", nargs=-1, metavar="ADDRESS...")
+@click.option("--replay", default=False, type=bool, help="Hear the user events of the past, too.")
+@asks
+def join(
+    addresses: tuple[str, ...], replay: bool,
+    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
+) -> None:  # fmt: skip
+    """Let an agent join a cluster through any of its members."""
+    if not addresses:
+        raise SerfError("At least one address to join must be specified.")
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            reply = agent.call("join", {"Existing": list(addresses), "Replay": replay})
+        except RpcError as error:
+            raise SerfError(f"Error joining the cluster: {error}") from error
+    click.echo(f"Successfully joined cluster by contacting {reply['Num']} nodes.")
+
+
+@click.command("leave")
+@asks
+def leave(data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+    """Let an agent leave the cluster, and end."""
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            agent.call("leave")
+        except RpcError as error:
+            raise SerfError(f"Error leaving: {error}") from error
+    click.echo("Graceful leave complete")
+
+
+@click.command("force-leave")
+@click.argument("name", required=False)
+@click.option("--prune", default=False, type=bool, help="Forget the member at once.")
+@asks
+def force_leave(
+    name: str | None, prune: bool, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str
+) -> None:
+    """Say of a failed member that it has left, so that nobody looks for it any longer."""
+    if not name:
+        raise SerfError("A node name must be specified to force leave.")
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            agent.call("force-leave", {"Node": name, "Prune": prune})
+        except RpcError as error:
+            raise SerfError(f"Error force leaving: {error}") from error
+
+
+@click.command("tags")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Create or change a tag; repeat for more.")
+@click.option("--delete", multiple=True, metavar="KEY", help="Remove a tag, if it is there; repeat for more.")
+@asks
+def tags(
+    changes: tuple[str, ...], delete: tuple[str, ...],
+    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
+) -> None:  # fmt: skip
+    """Change the tags of a running agent."""
+    if not changes and not delete:
+        raise click.UsageError("say --set KEY=VALUE or --delete KEY")
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            agent.call("tags", {"Tags": dict(_pair(text, "tag") for text in changes), "DeleteTags": list(delete)})
+        except RpcError as error:
+            raise SerfError(f"Error setting tags: {error}") from error
+    click.echo("Successfully updated agent tags")
+
+
+# --- events and queries
+
+
+@click.command("event")
+@click.argument("words", nargs=-1, metavar="NAME [PAYLOAD]")
+@click.option("--coalesce", default=True, type=bool, help="Repetitions within a short time count as one.")
+@asks
+def event(
+    words: tuple[str, ...], coalesce: bool,
+    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
+) -> None:  # fmt: skip
+    """Tell the whole cluster that something happened."""
+    name, payload = _name_and_payload(words, "An event name must be specified.")
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            agent.call("event", {"Name": name, "Payload": payload, "Coalesce": coalesce})
+        except RpcError as error:
+            raise SerfError(f"Error sending event: {error}") from error
+    click.echo(f"Event '{name}' dispatched! Coalescing enabled: {str(coalesce).lower()}")
+
+
+@click.command("query")
+@click.argument("words", nargs=-1, metavar="NAME [PAYLOAD]")
+@click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node shall answer; repeat for more.")
+@click.option("--tag", "tags", multiple=True, metavar="KEY=REGEXP", help="Only nodes with such a tag; repeat for more.")
+@click.option("--timeout", default="", metavar="TIME", help="How long to wait, such as 15s.")
+@click.option("--no-ack", default=False, type=bool, help="Do not ask for acknowledgements.")
+@click.option("--relay-factor", default=0, type=click.IntRange(0, 255), help="How many others relay answers.")
+@_format
+@click.option("--rpc-auth", envvar="SERF_RPC_AUTH", default="", metavar="TOKEN", help="The agent's RPC token.")
+@click.option("--rpc-addr", envvar="SERF_RPC_ADDR", metavar="ADDRESS", help="The RPC address of the agent.")
+@click.option("--data", envvar="RUMOR_DATA", type=click.Path(path_type=Path), help="The data directory.")
+def query(
+    words: tuple[str, ...], nodes: tuple[str, ...], tags: tuple[str, ...], timeout: str, no_ack: bool,
+    relay_factor: int, form: str, data: Path | None, rpc_addr: str | None, rpc_auth: str,
+) -> None:  # fmt: skip
+    """Ask the whole cluster, or some of it, and print what comes back."""
+    from rumor.config import parse_duration
+
+    name, payload = _name_and_payload(words, "A query name must be specified.")
+    _ok_format(form)
+    try:
+        wait = parse_duration(timeout) if timeout else 0.0
+    except ValueError as error:
+        raise click.UsageError(f"-timeout wants {error}, and this is {timeout!r}") from error
+    body = {
+        "FilterNodes": list(nodes) or None,
+        "FilterTags": dict(_pair(text, "tag") for text in tags) or None,
+        "RequestAck": not no_ack,
+        "RelayFactor": relay_factor,
+        "Timeout": round(wait * 1e9),
+        "Name": name,
+        "Payload": payload,
+    }
+    acks: list[str] = []
+    responses: dict[str, str] = {}
+    with connect(rpc_addr, rpc_auth, data, None) as agent:
+        try:
+            agent.call("query", body)
+        except RpcError as error:
+            raise SerfError(f"Error sending query: {error}") from error
+        if form != "json":
+            click.echo(f"Query '{name}' dispatched")
+        for _, record in agent.records():
+            kind, sender = _text(record["Type"]), _safe(_text(record["From"]))
+            if kind == "done":
+                break
+            if kind == "ack":
+                acks.append(sender)
+                if form != "json":
+                    click.echo(f"Ack from '{sender}'")
+            else:
+                answer = _text(record["Payload"])
+                responses[sender] = answer
+                if form != "json":
+                    click.echo(f"Response from '{sender}': {_safe(answer.removesuffix(chr(10)))}")
+    if form == "json":
+        _json({"Acks": acks or ([] if not no_ack else None), "Responses": responses})
+        return
+    if not no_ack:
+        click.echo(f"Total Acks: {len(acks)}")
+    click.echo(f"Total Responses: {len(responses)}")
+
+
+def _name_and_payload(words: tuple[str, ...], without: str) -> tuple[str, bytes | None]:
+    if not words:
+        raise SerfError(without)
+    if len(words) > 2:
+        raise SerfError("Too many command line arguments. Only a name and payload must be specified.")
+    return words[0], words[1].encode("utf-8", "surrogateescape") if len(words) == 2 else None
+
+
+@click.command("monitor")
+@click.option("--log-level", default="INFO", metavar="LEVEL", help="The least important lines to show.")
+@asks
+def monitor(log_level: str, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+    """Show an agent's log and its events, until Ctrl-C."""
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            events = agent.send("stream", {"Type": "*"})
+            agent.call("monitor", {"LogLevel": log_level})
+        except RpcError as error:
+            raise SerfError(f"Error starting monitor: {error}") from error
+        for seq, record in agent.records():
+            if seq == events:
+                _print_event(record)
+            else:
+                click.echo(_safe(_text(record["Log"])))
+
+
+def _print_event(record: dict[str, Any]) -> None:
+    click.echo("Event Info:")
+    for key, value in sorted(record.items()):
+        if key == "Members":
+            names = ", ".join(_safe(_text(member["Name"])) for member in value)
+            click.echo(f"\tMembers: {names}")
+        else:
+            click.echo(f"\t{key}: {_safe(_text(value)) if isinstance(value, bytes | None) else value}")
+
+
+# --- looking at an agent
+
+
+@click.command("info")
+@_format
+@asks
+def info(form: str, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+    """Show an agent's own numbers."""
+    _ok_format(form)
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        reply = agent.call("stats")
+    stats = {
+        section: {key: _safe(_text(value)) for key, value in sorted((facts or {}).items())}
+        for section, facts in sorted(reply.items())
+    }
+    if form == "json":
+        _json(stats)
+        return
+    for section, facts in stats.items():
+        click.echo(f"{section}:")
+        for key, text in facts.items():
+            click.echo(f"\t{key} = {text}")
+
+
+@click.command("rtt")
+@click.argument("names", nargs=-1, metavar="NODE [NODE]")
+@asks
+def rtt(names: tuple[str, ...], data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+    """Estimate the round-trip time between two members, or between one and the asked agent."""
+    if not 1 <= len(names) <= 2:
+        raise SerfError("One or two node names must be specified")
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        first, second = names if len(names) == 2 else (names[0], _text(agent.call("stats")["agent"]["name"]))
+        here, there = (_coordinate(agent, name) for name in (first, second))
+    click.echo(f"Estimated {first} <-> {second} rtt: {here.distance(there) * 1000:.3f} ms")
+
+
+def _coordinate(agent: RpcClient, name: str) -> Coordinate:
+    reply = agent.call("get-coordinate", {"Node": name})
+    if not reply["Ok"]:
+        raise SerfError(f'Could not find a coordinate for node "{name}"')
+    found = reply["Coord"]
+    return Coordinate(tuple(found["Vec"]), found["Error"], found["Adjustment"], found["Height"])
+
+
+@click.command("reachability")
+@click.option("--verbose", default=False, type=bool, help="Show each answer.")
+@asks
+def reachability(verbose: bool, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+    """Ask every live member for a sign of life."""
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        found = agent.call("members")["Members"] or []
+        live = {_text(record["Name"]) for record in found if _text(record["Status"]) == "alive"}
+        click.echo(f"Total members: {len(found)}, live members: {len(live)}")
+        body = {"FilterNodes": None, "FilterTags": None, "RequestAck": True, "RelayFactor": 0, "Timeout": 0,
+                "Name": "_serf_ping", "Payload": None}  # fmt: skip
+        agent.call("query", body)
+        click.echo("Starting reachability test...")
+        began = last = time.monotonic()
+        acked: set[str] = set()
+        for _, record in agent.records():
+            kind, sender = _text(record["Type"]), _text(record["From"])
+            if kind == "done":
+                break
+            if kind == "ack":
+                last = time.monotonic()
+                if verbose:
+                    click.echo(f"\tAck from '{_safe(sender)}'")
+                if sender in acked:
+                    click.echo(f"Duplicate response from '{_safe(sender)}'")
+                acked.add(sender)
+    if verbose:
+        total = time.monotonic() - began
+        click.echo(f"Query time: {total:.2f} sec, time to last response: {last - began:.2f} sec")
+    silent = sorted(live - acked)
+    if not silent:
+        click.echo("Successfully contacted all live nodes")
+        return
+    click.echo("Failed to contact the following nodes:" if acked else "Failed to contact any live node:")
+    for name in silent:
+        click.echo(f"\t{_safe(name)}")
+    raise SystemExit(1)
+
+
+# --- keys
+
+
+@click.command("keygen")
+def keygen() -> None:
+    """Make a new encryption key, 32 random bytes in base64."""
+    click.echo(base64.b64encode(os.urandom(32)).decode())
+
+
+@click.command("keys")
+@click.option("--install", default="", metavar="KEY", help="Let all members open with a new key.")
+@click.option("--use", default="", metavar="KEY", help="Let all members seal with a key that is installed.")
+@click.option("--remove", default="", metavar="KEY", help="Let all members forget a key.")
+@click.option("--list", "lists", default=False, type=bool, help="List the keys, and how many members have each.")
+@_format
+@asks
+def keys(
+    install: str, use: str, remove: str, lists: bool, form: str,
+    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
+) -> None:  # fmt: skip
+    """List and change the keys of the whole cluster's gossip."""
+    chosen = [(verb, key) for verb, key in (("install", install), ("use", use), ("remove", remove)) if key]
+    if len(chosen) + lists != 1:
+        raise click.UsageError("say one of --install KEY, --use KEY, --remove KEY and --list")
+    verb, key = chosen[0] if chosen else ("list", "")
+    begin, done, failure = _KEY_WORDS[verb]
+    is_json = form == "json"
+    if not is_json:
+        click.echo(f"==> {begin} all members{' for installed keys' if lists else ''}...")
+    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+        try:
+            reply, error = agent.call("list-keys" if lists else f"{verb}-key", None if lists else {"Key": key}), ""
+        except RpcError as refused:
+            reply, error = refused.body, str(refused)
+    found = {_text(one): count for one, count in (reply.get("Keys") or {}).items()}
+    messages = {_safe(name): _text(text) for name, text in sorted((reply.get("Messages") or {}).items())}
+    if is_json:
+        _json({"ok": not error, "error": error, "keys": found, "messages": messages, "nodes": reply.get("NumNodes", 0)})
+    elif error:
+        if messages:
+            click.echo(_columns([["failed:", name, text] for name, text in messages.items()]))
+        click.echo()
+        raise SerfError(f"{failure}: {error}")
+    else:
+        click.echo(f"==> {done}")
+        if lists:
+            click.echo()
+            rows = [[one, f"[{count}/{reply['NumNodes']}]"] for one, count in sorted(found.items())]
+            click.echo(_columns(rows))
+    if error:
+        raise SystemExit(1)
+
+
+_KEY_WORDS = {
+    "install": ("Installing key on", "Successfully installed key!", "Error installing key"),
+    "use": ("Changing primary key on", "Successfully changed primary key!", "Error changing primary key"),
+    "remove": ("Removing key on", "Successfully removed key!", "Error removing key"),
+    "list": ("Asking", "Keys gathered, listing cluster keys...", "Failed to gather member keys"),
+}
+
+COMMANDS = (join, leave, force_leave, tags, event, query, monitor, info, rtt, reachability, keygen, keys)
