@@ -48,7 +48,10 @@ def connect(rpc_addr: str | None, rpc_auth: str, data: Path | None, asked: str |
     Raises:
         RumorError: none is there.
     """
-    return RpcClient(_where(rpc_addr, data, asked), token=rpc_auth)
+    try:
+        return RpcClient(_where(rpc_addr, data, asked), token=rpc_auth)
+    except (Unreachable, RpcError) as error:
+        raise SerfError(str(error)) from error
 
 
 def _where(rpc_addr: str | None, data: Path | None, asked: str | None) -> Endpoint | Path:

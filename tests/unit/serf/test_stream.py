@@ -90,13 +90,8 @@ def test_the_last_change_of_a_member_counts_and_none_is_told_twice() -> None:
 
 def test_of_repeated_user_events_the_newest_time_is_told_with_all_of_it() -> None:
     gatherer = Gatherer()
-    for event in (
-        user(ltime=1),
-        user(ltime=3, payload=b"x"),
-        user(ltime=3, payload=b"y"),
-        user(ltime=2),
-        user("other"),
-    ):
+    newest = (user(ltime=3, payload=b"x"), user(ltime=3, payload=b"y"))
+    for event in (user(ltime=1), *newest, user(ltime=2), user("other")):
         gatherer.add_user(event, Instant(0.0))
     told = gatherer.take(Instant(5.0))
     assert told == [*newest, user("other")]
