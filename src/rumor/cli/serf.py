@@ -5,10 +5,12 @@ data directory; `-rpc-addr` or SERF_RPC_ADDR names another one.
 """
 
 import base64
+import functools
 import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,31 +29,77 @@ from rumor.swim.fields import read_ip
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def asks(command: Command) -> Command:
-    """Add the options that say which agent is asked."""
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """Which agent a command asks, and how it prints."""
+
+    rpc_addr: str | None
+    rpc_auth: str
+    data: Path | None
+    node: str | None
+    form: str
+
+    def connect(self) -> RpcClient:
+        """Connect to the agent that is meant.
+
+        Raises:
+            RumorError: none is there, or it does not take the token.
+        """
+        try:
+            return RpcClient(_where(self.rpc_addr, self.data, self.node), token=self.rpc_auth)
+        except (Unreachable, RpcError) as error:
+            raise SerfError(str(error)) from error
+
+    @property
+    def is_json(self) -> bool:
+        return self.form == "json"
+
+    def say_line(self, text: str) -> None:
+        """Print what only people want to read."""
+        if not self.is_json:
+            click.echo(text)
+
+    def say(self, text: str, value: object) -> None:
+        """Print serf's words, or the same as one JSON object."""
+        if self.is_json:
+            _json(value)
+        elif text:
+            click.echo(text)
+
+
+def asks(command: Command, *, node_option: str = "--node") -> Command:
+    """Add the options that say which agent is asked; the command gets them as one `Asking`."""
+
+    @functools.wraps(command)
+    def ask(
+        *arguments: object,
+        rpc_addr: str | None,
+        rpc_auth: str,
+        data: Path | None,
+        asked: str | None,
+        form: str,
+        **more: object,
+    ) -> object:
+        if form not in ("text", "table", "json"):
+            raise SerfError(f'Encoding error: Invalid output format "{form}"')
+        return command(Asking(rpc_addr, rpc_auth, data, asked, form), *arguments, **more)
+
+    asking: Any = ask
     for option in (
+        click.option("--format", "form", default="text", metavar="FORMAT", help="text (default) or json."),
         click.option("--rpc-auth", envvar="SERF_RPC_AUTH", default="", metavar="TOKEN", help="The agent's RPC token."),
         click.option("--rpc-addr", envvar="SERF_RPC_ADDR", metavar="ADDRESS", help="The RPC address of the agent."),
-        click.option("--node", "asked", metavar="NAME", help="Which node's agent in the data directory to ask."),
+        click.option(node_option, "asked", metavar="NAME", help="Which node's agent in the data directory to ask."),
         click.option("--data", envvar="RUMOR_DATA", type=click.Path(path_type=Path), help="The data directory."),
     ):
-        command = option(command)
-    return command
+        asking = option(asking)
+    result: Command = asking
+    return result
 
 
-_format = click.option("--format", "form", default="text", metavar="FORMAT", help="text (default) or json.")
-
-
-def connect(rpc_addr: str | None, rpc_auth: str, data: Path | None, asked: str | None) -> RpcClient:
-    """Connect to the agent that is meant.
-
-    Raises:
-        RumorError: none is there.
-    """
-    try:
-        return RpcClient(_where(rpc_addr, data, asked), token=rpc_auth)
-    except (Unreachable, RpcError) as error:
-        raise SerfError(str(error)) from error
+def asks_all(command: Command) -> Command:
+    """The same for `query`, whose --node says who shall answer."""
+    return asks(command, node_option="--ask")
 
 
 def _where(rpc_addr: str | None, data: Path | None, asked: str | None) -> Endpoint | Path:
@@ -69,11 +117,6 @@ def _where(rpc_addr: str | None, data: Path | None, asked: str | None) -> Endpoi
     if data is not None:
         raise Unreachable(f"no agent runs in {directory}: start one, or say --rpc-addr")
     return Endpoint("127.0.0.1", RPC_PORT)
-
-
-def _ok_format(form: str) -> None:
-    if form not in ("text", "table", "json"):
-        raise SerfError(f'Encoding error: Invalid output format "{form}"')
 
 
 def _json(value: object) -> None:
@@ -98,25 +141,20 @@ def _safe(text: str) -> str:
 @click.option("--role", default="", metavar="REGEXP", help="Only members whose tag role matches; old, see --tag.")
 @click.option("--status", default="", metavar="REGEXP", help="Only members whose status matches.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=REGEXP", help="Only members with such a tag; repeat.")
-@_format
 @asks
-def members(
-    detailed: bool, name: str, role: str, status: str, tags: tuple[str, ...], form: str,
-    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
-) -> None:  # fmt: skip
+def members(asking: Asking, detailed: bool, name: str, role: str, status: str, tags: tuple[str, ...]) -> None:
     """List the members of the cluster, as serf does."""
     wanted = dict(_pair(tag, "tag") for tag in tags)
     if role:
         click.echo("Deprecation warning: 'Role' has been replaced with 'Tags'")
         wanted["role"] = role
-    _ok_format(form)
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             reply = agent.call("members-filtered", {"Tags": wanted, "Status": status, "Name": name})
         except Unreachable as error:
             raise SerfError(f"Error retrieving members: {error}") from error
     found = [_member(record) for record in reply["Members"] or []]
-    if form == "json":
+    if asking.is_json:
         _json({"members": found})
         return
     rows = []
@@ -174,67 +212,60 @@ def _pair(text: str, what: str) -> tuple[str, str]:
 @click.argument("addresses", nargs=-1, metavar="ADDRESS...")
 @click.option("--replay", default=False, type=bool, help="Hear the user events of the past, too.")
 @asks
-def join(
-    addresses: tuple[str, ...], replay: bool,
-    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
-) -> None:  # fmt: skip
+def join(asking: Asking, addresses: tuple[str, ...], replay: bool) -> None:
     """Let an agent join a cluster through any of its members."""
     if not addresses:
         raise SerfError("At least one address to join must be specified.")
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             reply = agent.call("join", {"Existing": list(addresses), "Replay": replay})
         except RpcError as error:
             raise SerfError(f"Error joining the cluster: {error}") from error
-    click.echo(f"Successfully joined cluster by contacting {reply['Num']} nodes.")
+    asking.say(f"Successfully joined cluster by contacting {reply['Num']} nodes.", {"joined": reply["Num"]})
 
 
 @click.command("leave")
 @asks
-def leave(data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+def leave(asking: Asking) -> None:
     """Let an agent leave the cluster, and end."""
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             agent.call("leave")
         except RpcError as error:
             raise SerfError(f"Error leaving: {error}") from error
-    click.echo("Graceful leave complete")
+    asking.say("Graceful leave complete", {"left": True})
 
 
 @click.command("force-leave")
 @click.argument("name", required=False)
 @click.option("--prune", default=False, type=bool, help="Forget the member at once.")
 @asks
-def force_leave(
-    name: str | None, prune: bool, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str
-) -> None:
+def force_leave(asking: Asking, name: str | None, prune: bool) -> None:
     """Say of a failed member that it has left, so that nobody looks for it any longer."""
     if not name:
         raise SerfError("A node name must be specified to force leave.")
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             agent.call("force-leave", {"Node": name, "Prune": prune})
         except RpcError as error:
             raise SerfError(f"Error force leaving: {error}") from error
+    asking.say("", {"name": name, "pruned": prune})
 
 
 @click.command("tags")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Create or change a tag; repeat for more.")
 @click.option("--delete", multiple=True, metavar="KEY", help="Remove a tag, if it is there; repeat for more.")
 @asks
-def tags(
-    changes: tuple[str, ...], delete: tuple[str, ...],
-    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
-) -> None:  # fmt: skip
+def tags(asking: Asking, changes: tuple[str, ...], delete: tuple[str, ...]) -> None:
     """Change the tags of a running agent."""
     if not changes and not delete:
         raise click.UsageError("say --set KEY=VALUE or --delete KEY")
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             agent.call("tags", {"Tags": dict(_pair(text, "tag") for text in changes), "DeleteTags": list(delete)})
         except RpcError as error:
             raise SerfError(f"Error setting tags: {error}") from error
-    click.echo("Successfully updated agent tags")
+    asking.say("Successfully updated agent tags", {"updated": True})
 
 
 # --- events and queries
@@ -244,18 +275,16 @@ def tags(
 @click.argument("words", nargs=-1, metavar="NAME [PAYLOAD]")
 @click.option("--coalesce", default=True, type=bool, help="Repetitions within a short time count as one.")
 @asks
-def event(
-    words: tuple[str, ...], coalesce: bool,
-    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
-) -> None:  # fmt: skip
+def event(asking: Asking, words: tuple[str, ...], coalesce: bool) -> None:
     """Tell the whole cluster that something happened."""
     name, payload = _name_and_payload(words, "An event name must be specified.")
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             agent.call("event", {"Name": name, "Payload": payload, "Coalesce": coalesce})
         except RpcError as error:
             raise SerfError(f"Error sending event: {error}") from error
-    click.echo(f"Event '{name}' dispatched! Coalescing enabled: {str(coalesce).lower()}")
+    words_back = f"Event '{name}' dispatched! Coalescing enabled: {str(coalesce).lower()}"
+    asking.say(words_back, {"event": name, "coalesce": coalesce})
 
 
 @click.command("query")
@@ -265,19 +294,20 @@ def event(
 @click.option("--timeout", default="", metavar="TIME", help="How long to wait, such as 15s.")
 @click.option("--no-ack", default=False, type=bool, help="Do not ask for acknowledgements.")
 @click.option("--relay-factor", default=0, type=click.IntRange(0, 255), help="How many others relay answers.")
-@_format
-@click.option("--rpc-auth", envvar="SERF_RPC_AUTH", default="", metavar="TOKEN", help="The agent's RPC token.")
-@click.option("--rpc-addr", envvar="SERF_RPC_ADDR", metavar="ADDRESS", help="The RPC address of the agent.")
-@click.option("--data", envvar="RUMOR_DATA", type=click.Path(path_type=Path), help="The data directory.")
+@asks_all
 def query(
-    words: tuple[str, ...], nodes: tuple[str, ...], tags: tuple[str, ...], timeout: str, no_ack: bool,
-    relay_factor: int, form: str, data: Path | None, rpc_addr: str | None, rpc_auth: str,
-) -> None:  # fmt: skip
+    asking: Asking,
+    words: tuple[str, ...],
+    nodes: tuple[str, ...],
+    tags: tuple[str, ...],
+    timeout: str,
+    no_ack: bool,
+    relay_factor: int,
+) -> None:
     """Ask the whole cluster, or some of it, and print what comes back."""
     from rumor.config import parse_duration
 
     name, payload = _name_and_payload(words, "A query name must be specified.")
-    _ok_format(form)
     try:
         wait = parse_duration(timeout) if timeout else 0.0
     except ValueError as error:
@@ -293,12 +323,12 @@ def query(
     }
     acks: list[str] = []
     responses: dict[str, str] = {}
-    with connect(rpc_addr, rpc_auth, data, None) as agent:
+    with asking.connect() as agent:
         try:
             agent.call("query", body)
         except RpcError as error:
             raise SerfError(f"Error sending query: {error}") from error
-        if form != "json":
+        if not asking.is_json:
             click.echo(f"Query '{name}' dispatched")
         for _, record in agent.records():
             kind, sender = _text(record["Type"]), _safe(_text(record["From"]))
@@ -306,14 +336,14 @@ def query(
                 break
             if kind == "ack":
                 acks.append(sender)
-                if form != "json":
+                if not asking.is_json:
                     click.echo(f"Ack from '{sender}'")
             else:
                 answer = _text(record["Payload"])
                 responses[sender] = answer
-                if form != "json":
+                if not asking.is_json:
                     click.echo(f"Response from '{sender}': {_safe(answer.removesuffix(chr(10)))}")
-    if form == "json":
+    if asking.is_json:
         _json({"Acks": acks or ([] if not no_ack else None), "Responses": responses})
         return
     if not no_ack:
@@ -332,19 +362,33 @@ def _name_and_payload(words: tuple[str, ...], without: str) -> tuple[str, bytes 
 @click.command("monitor")
 @click.option("--log-level", default="INFO", metavar="LEVEL", help="The least important lines to show.")
 @asks
-def monitor(log_level: str, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+def monitor(asking: Asking, log_level: str) -> None:
     """Show an agent's log and its events, until Ctrl-C."""
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             events = agent.send("stream", {"Type": "*"})
             agent.call("monitor", {"LogLevel": log_level})
         except RpcError as error:
             raise SerfError(f"Error starting monitor: {error}") from error
         for seq, record in agent.records():
-            if seq == events:
+            if asking.is_json:
+                click.echo(json.dumps(_printable(record)))
+            elif seq == events:
                 _print_event(record)
             else:
                 click.echo(_safe(_text(record["Log"])))
+
+
+def _printable(value: object) -> Any:
+    """Return a record with text for its bytes; an address in its usual form."""
+    if isinstance(value, dict):
+        return {
+            key: str(read_ip(one)) if key == "Addr" and isinstance(one, bytes) else _printable(one)
+            for key, one in value.items()
+        }
+    if isinstance(value, list):
+        return [_printable(one) for one in value]
+    return _safe(_text(value)) if isinstance(value, bytes) else value
 
 
 def _print_event(record: dict[str, Any]) -> None:
@@ -361,18 +405,16 @@ def _print_event(record: dict[str, Any]) -> None:
 
 
 @click.command("info")
-@_format
 @asks
-def info(form: str, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+def info(asking: Asking) -> None:
     """Show an agent's own numbers."""
-    _ok_format(form)
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         reply = agent.call("stats")
     stats = {
         section: {key: _safe(_text(value)) for key, value in sorted((facts or {}).items())}
         for section, facts in sorted(reply.items())
     }
-    if form == "json":
+    if asking.is_json:
         _json(stats)
         return
     for section, facts in stats.items():
@@ -384,14 +426,18 @@ def info(form: str, data: Path | None, asked: str | None, rpc_addr: str | None, 
 @click.command("rtt")
 @click.argument("names", nargs=-1, metavar="NODE [NODE]")
 @asks
-def rtt(names: tuple[str, ...], data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+def rtt(asking: Asking, names: tuple[str, ...]) -> None:
     """Estimate the round-trip time between two members, or between one and the asked agent."""
     if not 1 <= len(names) <= 2:
         raise SerfError("One or two node names must be specified")
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         first, second = names if len(names) == 2 else (names[0], _text(agent.call("stats")["agent"]["name"]))
         here, there = (_coordinate(agent, name) for name in (first, second))
-    click.echo(f"Estimated {first} <-> {second} rtt: {here.distance(there) * 1000:.3f} ms")
+    milliseconds = here.distance(there) * 1000
+    asking.say(
+        f"Estimated {first} <-> {second} rtt: {milliseconds:.3f} ms",
+        {"from": first, "to": second, "rtt_ms": round(milliseconds, 3)},
+    )
 
 
 def _coordinate(agent: RpcClient, name: str) -> Coordinate:
@@ -405,16 +451,16 @@ def _coordinate(agent: RpcClient, name: str) -> Coordinate:
 @click.command("reachability")
 @click.option("--verbose", default=False, type=bool, help="Show each answer.")
 @asks
-def reachability(verbose: bool, data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str) -> None:
+def reachability(asking: Asking, verbose: bool) -> int:
     """Ask every live member for a sign of life."""
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         found = agent.call("members")["Members"] or []
         live = {_text(record["Name"]) for record in found if _text(record["Status"]) == "alive"}
-        click.echo(f"Total members: {len(found)}, live members: {len(live)}")
+        asking.say_line(f"Total members: {len(found)}, live members: {len(live)}")
         body = {"FilterNodes": None, "FilterTags": None, "RequestAck": True, "RelayFactor": 0, "Timeout": 0,
                 "Name": "_serf_ping", "Payload": None}  # fmt: skip
         agent.call("query", body)
-        click.echo("Starting reachability test...")
+        asking.say_line("Starting reachability test...")
         began = last = time.monotonic()
         acked: set[str] = set()
         for _, record in agent.records():
@@ -423,31 +469,32 @@ def reachability(verbose: bool, data: Path | None, asked: str | None, rpc_addr: 
                 break
             if kind == "ack":
                 last = time.monotonic()
-                if verbose:
-                    click.echo(f"\tAck from '{_safe(sender)}'")
-                if sender in acked:
-                    click.echo(f"Duplicate response from '{_safe(sender)}'")
                 acked.add(sender)
+                if verbose:
+                    asking.say_line(f"\tAck from '{_safe(sender)}'")
     if verbose:
         total = time.monotonic() - began
-        click.echo(f"Query time: {total:.2f} sec, time to last response: {last - began:.2f} sec")
-    silent = sorted(live - acked)
-    if not silent:
-        click.echo("Successfully contacted all live nodes")
-        return
-    click.echo("Failed to contact the following nodes:" if acked else "Failed to contact any live node:")
-    for name in silent:
-        click.echo(f"\t{_safe(name)}")
-    raise SystemExit(1)
+        asking.say_line(f"Query time: {total:.2f} sec, time to last response: {last - began:.2f} sec")
+    silent = sorted(_safe(name) for name in live - acked)
+    words = "Successfully contacted all live nodes"
+    if silent:
+        words = "\n\t".join(["Failed to contact the following nodes:", *silent])
+    asking.say(words, {"ok": not silent, "members": len(found), "live": len(live), "silent": silent})
+    return 1 if silent else 0
 
 
 # --- keys
 
 
 @click.command("keygen")
-def keygen() -> None:
+@click.option("--format", "form", default="text", metavar="FORMAT", help="text (default) or json.")
+def keygen(form: str) -> None:
     """Make a new encryption key, 32 random bytes in base64."""
-    click.echo(base64.b64encode(os.urandom(32)).decode())
+    key = base64.b64encode(os.urandom(32)).decode()
+    if form == "json":
+        _json({"key": key})
+    else:
+        click.echo(key)
 
 
 @click.command("keys")
@@ -455,22 +502,18 @@ def keygen() -> None:
 @click.option("--use", default="", metavar="KEY", help="Let all members seal with a key that is installed.")
 @click.option("--remove", default="", metavar="KEY", help="Let all members forget a key.")
 @click.option("--list", "lists", default=False, type=bool, help="List the keys, and how many members have each.")
-@_format
 @asks
-def keys(
-    install: str, use: str, remove: str, lists: bool, form: str,
-    data: Path | None, asked: str | None, rpc_addr: str | None, rpc_auth: str,
-) -> None:  # fmt: skip
+def keys(asking: Asking, install: str, use: str, remove: str, lists: bool) -> int:
     """List and change the keys of the whole cluster's gossip."""
     chosen = [(verb, key) for verb, key in (("install", install), ("use", use), ("remove", remove)) if key]
     if len(chosen) + lists != 1:
         raise click.UsageError("say one of --install KEY, --use KEY, --remove KEY and --list")
     verb, key = chosen[0] if chosen else ("list", "")
     begin, done, failure = _KEY_WORDS[verb]
-    is_json = form == "json"
+    is_json = asking.is_json
     if not is_json:
         click.echo(f"==> {begin} all members{' for installed keys' if lists else ''}...")
-    with connect(rpc_addr, rpc_auth, data, asked) as agent:
+    with asking.connect() as agent:
         try:
             reply, error = agent.call("list-keys" if lists else f"{verb}-key", None if lists else {"Key": key}), ""
         except RpcError as refused:
@@ -483,15 +526,14 @@ def keys(
         if messages:
             click.echo(_columns([["failed:", name, text] for name, text in messages.items()]))
         click.echo()
-        raise SerfError(f"{failure}: {error}")
+        click.echo(f"{failure}: {error}", err=True)
     else:
         click.echo(f"==> {done}")
         if lists:
             click.echo()
             rows = [[one, f"[{count}/{reply['NumNodes']}]"] for one, count in sorted(found.items())]
             click.echo(_columns(rows))
-    if error:
-        raise SystemExit(1)
+    return 1 if error else 0
 
 
 _KEY_WORDS = {
