@@ -41,7 +41,9 @@ from rumor.swim.runner import GossipRunner
 from rumor.swim.sealing import Keyring, format_key
 from rumor.swim.wire import Wire
 
-DEADLINE = 20.0
+# Gossip with the preset's two sends leaves a member out now and then; what puts it right is a push/pull, each 15 s.
+DEADLINE = 55.0
+pytestmark = pytest.mark.timeout(180)
 KEY, OTHER_KEY = bytes(range(32)), bytes(range(16))
 
 

@@ -98,9 +98,13 @@ class _Commands(click.Group):
     """Commands, of which serf's own are loaded only when one is named or all are listed."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted({*super().list_commands(context), *(_SERF_COMMANDS - {"members"})})
+        return sorted({*super().list_commands(context), "simulate", *(_SERF_COMMANDS - {"members"})})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name == "simulate":
+            from rumor.cli.simulating import simulate
+
+            return simulate
         if name == "serf-members" or (name in _SERF_COMMANDS and name != "members"):
             from rumor.cli import serf
 

@@ -4,7 +4,6 @@ Facts: reference/gossip-wire.md, section 7.7.
 """
 
 import math
-from bisect import insort
 
 _QUEUE_LIMIT = 8192
 # A compound holds at most 127 parts; one is kept for the message that the news rides on.
@@ -12,55 +11,59 @@ _PARTS_LIMIT = 126
 
 
 class BroadcastQueue:
-    """News about members, keyed by member: a newer word about one replaces the older."""
+    """News by key: a newer word under one key replaces the older."""
 
     def __init__(self, retransmit_mult: int) -> None:
         self._mult = retransmit_mult
-        self._items: dict[str, tuple[int, int, bytes]] = {}
-        """key -> (times sent, minus sequence number, message)"""
-        self._order: list[tuple[int, int, str]] = []
-        """(times sent, minus sequence number, key), fewest sends and newest first"""
-        self._sequence = 0
+        self._tiers: list[dict[str, bytes]] = [{}]
+        """By how often the news has been sent; in each the newest last."""
+        self._tier_of: dict[str, int] = {}
 
     def __len__(self) -> int:
-        return len(self._items)
+        return len(self._tier_of)
 
     def queue(self, key: str, message: bytes) -> None:
         """Add news; the oldest most-sent item goes when the queue is full."""
-        self._sequence += 1
         self._remove(key)
-        if len(self._items) >= _QUEUE_LIMIT:
-            self._remove(self._order[-1][2])
-        self._add(key, 0, -self._sequence, message)
+        if len(self._tier_of) >= _QUEUE_LIMIT:
+            fullest = next(tier for tier in reversed(self._tiers) if tier)
+            self._remove(next(iter(fullest)))
+        self._add(key, 0, message)
 
     def holds(self, key: str) -> bool:
-        return key in self._items
+        return key in self._tier_of
 
     def take(self, room: int, overhead: int, members: int, count: int = _PARTS_LIMIT) -> list[bytes]:
         """Return up to `count` messages that fit into `room` bytes at `overhead` bytes each; they count as sent."""
         limit = self.transmit_limit(members)
-        taken: list[tuple[int, int, str, bytes]] = []
-        for sends, age, key in self._order:
-            message = self._items[key][2]
-            if len(message) + overhead <= room:
-                room -= len(message) + overhead
-                taken.append((sends, age, key, message))
-                if len(taken) >= count or room <= overhead:
-                    break
-        for sends, age, key, message in taken:
+        taken: list[tuple[str, int, bytes]] = []
+        for sends, tier in enumerate(self._tiers):
+            for key in reversed(tier):
+                message = tier[key]
+                if len(message) + overhead <= room:
+                    room -= len(message) + overhead
+                    taken.append((key, sends, message))
+                    if len(taken) >= count or room <= overhead:
+                        break
+            if len(taken) >= count or room <= overhead:
+                break
+        # The oldest first, so that the newest stays the last in its tier.
+        for key, sends, message in reversed(taken):
             self._remove(key)
             if sends + 1 < limit:
-                self._add(key, sends + 1, age, message)
-        return [message for _, _, _, message in taken]
+                self._add(key, sends + 1, message)
+        return [message for _, _, message in taken]
 
     def transmit_limit(self, members: int) -> int:
         return self._mult * math.ceil(math.log10(members + 1))
 
-    def _add(self, key: str, sends: int, age: int, message: bytes) -> None:
-        self._items[key] = (sends, age, message)
-        insort(self._order, (sends, age, key))
+    def _add(self, key: str, sends: int, message: bytes) -> None:
+        while len(self._tiers) <= sends:
+            self._tiers.append({})
+        self._tiers[sends][key] = message
+        self._tier_of[key] = sends
 
     def _remove(self, key: str) -> None:
-        item = self._items.pop(key, None)
-        if item is not None:
-            self._order.remove((item[0], item[1], key))
+        tier = self._tier_of.pop(key, None)
+        if tier is not None:
+            del self._tiers[tier][key]

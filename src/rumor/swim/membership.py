@@ -28,7 +28,7 @@ class MemberState:
     accuser: str = ""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Record:
     """A member's mutable record; owned by the one `MemberTable` that holds it."""
 
@@ -41,6 +41,8 @@ class Record:
     changed_at: Instant
     accuser: str = ""
     suspicion: Suspicion | None = None
+    place: int = 0
+    """Where it stands in its table's order."""
 
     def view(self) -> MemberState:
         return MemberState(
@@ -92,8 +94,26 @@ class MemberTable:
 
     def __init__(self) -> None:
         self.records: dict[str, Record] = {}
+        self.order: list[Record] = []
+        """The same records in no order, to draw from at random."""
         self.tombstones: dict[str, MemberState] = {}
         """Members that the protocol has forgotten but people may still ask about."""
+
+    def add(self, record: Record) -> None:
+        """Take in a record of a name that is not known."""
+        self.tombstones.pop(record.name, None)
+        self.records[record.name] = record
+        record.place = len(self.order)
+        self.order.append(record)
+
+    def _drop(self, name: str) -> Record | None:
+        record = self.records.pop(name, None)
+        if record is not None:
+            last = self.order.pop()
+            if last is not record:
+                last.place = record.place
+                self.order[record.place] = last
+        return record
 
     def merge_alive(self, claim: Alive, now: Instant, *, may_replace_address: bool = False) -> Merge:
         """Accept a claim that another member is alive, if it is news.
@@ -103,10 +123,7 @@ class MemberTable:
         """
         record = self.records.get(claim.node)
         if record is None:
-            self.tombstones.pop(claim.node, None)
-            self.records[claim.node] = Record(
-                claim.node, claim.address, claim.meta, State.ALIVE, claim.incarnation, claim.versions, now
-            )
+            self.add(Record(claim.node, claim.address, claim.meta, State.ALIVE, claim.incarnation, claim.versions, now))
             return Merge.JOINED
         replaces = record.address != claim.address
         if replaces and record.state is not State.LEFT and not may_replace_address:
@@ -154,12 +171,14 @@ class MemberTable:
         for name in names:
             if len(self.tombstones) >= _TOMBSTONES_LIMIT:
                 self.tombstones.pop(next(iter(self.tombstones)))
-            self.tombstones[name] = self.records.pop(name).view()
+            record = self._drop(name)
+            if record is not None:
+                self.tombstones[name] = record.view()
         return names
 
     def forget(self, name: str) -> None:
         """Erase a member from memory."""
-        self.records.pop(name, None)
+        self._drop(name)
         self.tombstones.pop(name, None)
 
     def view(self, name: str) -> MemberState | None:

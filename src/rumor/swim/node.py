@@ -161,7 +161,7 @@ class Node:
         self._wire = settings.wire
         self._table = MemberTable()
         self._me = Record(settings.name, settings.address, settings.meta, State.ALIVE, 1, settings.versions, now)
-        self._table.records[settings.name] = self._me
+        self._table.add(self._me)
         self._awareness = Awareness(self._timings.awareness_max)
         self._queue = BroadcastQueue(self._timings.retransmit_mult)
         self._probe_order = ProbeOrder()
@@ -246,6 +246,17 @@ class Node:
 
     def note_news(self, now: Instant) -> None:
         """Gossip soon: the layer above has something to tell."""
+        self._arm(now)
+
+    def adopt(self, picture: Iterable[NodeRecord], now: Instant) -> None:
+        """Begin with a picture of the cluster as if long a member of it: nothing is told, in either direction."""
+        for node in picture:
+            if node.name not in self._table.records:
+                self._table.add(
+                    Record(node.name, node.address, node.meta, node.state, node.incarnation, node.versions, now)
+                )
+        self._queue = BroadcastQueue(self._timings.retransmit_mult)
+        self._next_gossip = None
         self._arm(now)
 
     def send_user_to(self, address: HostPort, payload: bytes, now: Instant) -> None:
@@ -405,7 +416,7 @@ class Node:
 
     def _arm(self, now: Instant) -> None:
         has_news = len(self._queue) or self._delegate.has_broadcasts()
-        if self._next_gossip is None and has_news and any(self._gossip_targets(now)):
+        if self._next_gossip is None and has_news and self._has_gossip_target(now):
             self._next_gossip = Instant(now + self._timings.gossip_interval)
         due = min(self._next_probe, self._next_push_pull)
         if self._probe is not None:
@@ -453,7 +464,8 @@ class Node:
                 if record is not None and record is not self._me and record.state not in GONE:
                     return record
             self._table.forget_gone(Instant(now - self._timings.gossip_to_the_dead))
-            self._table.records.setdefault(self._settings.name, self._me)
+            if self._settings.name not in self._table.records:
+                self._table.add(self._me)
             names = [name for name in self._table.records if name != self._settings.name]
             self._random.shuffle(names)
             self._probe_order.restart(names)
@@ -523,20 +535,20 @@ class Node:
 
     def _gossip(self, now: Instant) -> None:
         self._next_gossip = None
-        targets = list(self._gossip_targets(now))
-        for record in self._random.sample(targets, min(self._timings.gossip_nodes, len(targets))):
+        for record in self._pick(self._timings.gossip_nodes, lambda record: self._is_gossip_target(record, now)):
             parts = self._news([])
             if not parts:
                 break
             self._send(record.address, parts, piggyback=False, to=record)
 
-    def _gossip_targets(self, now: Instant) -> Iterable[Record]:
-        """Members worth telling: the living, and the recently dead, so that they can refute."""
-        for record in self._table.records.values():
-            if record is self._me or record.state is State.LEFT:
-                continue
-            if record.state is not State.DEAD or now - record.changed_at <= self._timings.gossip_to_the_dead:
-                yield record
+    def _is_gossip_target(self, record: Record, now: Instant) -> bool:
+        """Say whether a member is worth telling: the living, and the recently dead, so that they can refute."""
+        if record.state is State.LEFT:
+            return False
+        return record.state is not State.DEAD or now - record.changed_at <= self._timings.gossip_to_the_dead
+
+    def _has_gossip_target(self, now: Instant) -> bool:
+        return any(record is not self._me and self._is_gossip_target(record, now) for record in self._table.order)
 
     def _start_push_pull(self, now: Instant) -> None:
         members = len(self._table.records)
@@ -549,8 +561,8 @@ class Node:
     def _settle_leave(self, now: Instant) -> None:
         if self._leave_deadline is None:
             return
-        nobody = not any(True for _ in self._gossip_targets(now))
-        if nobody or not self._queue.holds(self._settings.name) or now >= self._leave_deadline:
+        is_told = not self._has_gossip_target(now) or not self._queue.holds(self._settings.name)
+        if is_told or now >= self._leave_deadline:
             self._leave_deadline = None
             self._notify(events.LeaveDone())
 
@@ -811,8 +823,17 @@ class Node:
 
     def _pick(self, count: int, accept: Callable[[Record], bool]) -> list[Record]:
         """Return up to `count` other members at random among those accepted."""
-        records = [record for record in self._table.records.values() if record is not self._me and accept(record)]
-        return self._random.sample(records, min(count, len(records)))
+        order = self._table.order
+        picked: list[Record] = []
+        # A few draws are enough in a large cluster; only where they are not, everybody is looked at.
+        for _ in range(3 * count if len(order) > 4 * count else 0):
+            record = order[self._random.randrange(len(order))]
+            if record is not self._me and record not in picked and accept(record):
+                picked.append(record)
+                if len(picked) == count:
+                    return picked
+        rest = [record for record in order if record is not self._me and record not in picked and accept(record)]
+        return picked + self._random.sample(rest, min(count - len(picked), len(rest)))
 
     def _news(self, parts: Sequence[bytes]) -> list[bytes]:
         """Return as much news as still fits into a packet with these parts: about members first."""

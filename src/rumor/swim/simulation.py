@@ -23,7 +23,7 @@ from typing import TypeVar, assert_never
 from rumor.model import Instant, Seconds
 from rumor.names import HostPort
 from rumor.swim.events import Event
-from rumor.swim.messages import State
+from rumor.swim.messages import NodeRecord, State
 from rumor.swim.node import CloseStream, Node, NodeSettings, Notify, OpenStream, Output, SendPacket, SendStream
 from rumor.swim.presets import LAN, Timings
 
@@ -172,6 +172,16 @@ class Simulation:
     def join(self, name: str, *others: str) -> None:
         addresses = [self.address(other) for other in others]
         self.act(name, lambda node, now: node.join(addresses, now))
+
+    def converge(self) -> None:
+        """Let everybody know everybody, as if long joined: joining a thousand members one by one takes its time."""
+        picture = [
+            NodeRecord(name, host.settings.address, 1, State.ALIVE, host.settings.meta, host.settings.versions)
+            for name, host in self._hosts.items()
+        ]
+        for host in self._hosts.values():
+            host.node.adopt(picture, self.now)
+            self._carry_out(host)
 
     def join_all(self) -> None:
         """Let all nodes join the first one."""
