@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -256,3 +257,83 @@ def test_a_port_that_is_taken_is_refused_before_anything_starts(tmp_path: Path) 
         assert f"service.web.port: port {port} of web-1/app is taken" in refused(tmp_path)
         (tmp_path / "rumor.toml").write_text(FILE + f'[balancer]\nbind = "127.0.0.1:{port}"\n')
         assert f"balancer.bind: port {port}" in refused(tmp_path)
+
+
+SLOW = """
+import http.server, sys, time
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/slow":
+            print("slow request", flush=True)
+            time.sleep(2.5)
+        self.send_response(200)
+        self.send_header("content-length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+http.server.ThreadingHTTPServer((sys.argv[1], int(sys.argv[2])), Handler).serve_forever()
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_request_that_runs_is_finished_before_the_cluster_stops(tmp_path: Path, start: Callable[..., Up]) -> None:
+    (tmp_path / "slow.py").write_text(SLOW)
+    # A relative path: an app given by --app runs where `rumor up` was called.
+    up = start(tmp_path, "--app", f"{sys.executable} slow.py {{host}} {{port}}", "--replicas", "2")
+    url = up.wait_ready()
+    answers: list[tuple[int, str]] = []
+    client = threading.Thread(target=lambda: answers.append(get(f"{url}/slow")))
+    client.start()
+    logs = up.data.glob("web-*/log/app.log")
+    paths = list(logs)
+    wait_for(lambda: any("slow request" in path.read_text() for path in paths), lambda: up.text)
+    assert up.stop() == 0, up.text
+    client.join(10)
+    assert answers == [(200, "ok")]
+
+
+@pytest.mark.timeout(120)
+def test_a_closed_terminal_ends_the_cluster_in_order(tmp_path: Path, start: Callable[..., Up]) -> None:
+    up = start(tmp_path, "--app", APP)
+    up.wait_ready()
+    processes = up.processes()
+    up.process.send_signal(signal.SIGHUP)
+    assert up.process.wait(60) == 0
+    nothing_is_left(up, processes)
+
+
+@pytest.mark.timeout(120)
+def test_what_set_says_reaches_every_agent_and_secrets_reach_no_command_line(
+    tmp_path: Path, start: Callable[..., Up]
+) -> None:
+    key = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+    up = start(tmp_path, "--app", APP, "--set", f"cluster.key={key}", "--set", "balancer.maxconn=77")
+    up.wait_ready()
+    assert json.loads(rumor(tmp_path, "info", "-format=json", "--node", "web-1"))["serf"]["encrypted"] == "true"
+    assert "maxconn 77" in rumor(tmp_path, "config", "show")
+    for process in up.processes().values():
+        assert key not in Path(f"/proc/{process.pid}/cmdline").read_text()
+    assert up.stop() == 0, up.text
+
+
+@pytest.mark.timeout(120)
+def test_a_refused_second_up_leaves_the_firsts_file_alone(tmp_path: Path, start: Callable[..., Up]) -> None:
+    up = start(tmp_path, "--app", APP, "--replicas", "2")
+    up.wait_ready()
+    before = (up.data / "app.toml").read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "rumor", "up", "--app", "sleep 99"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "is run by process" in done.stderr
+    assert (up.data / "app.toml").read_text() == before
+    assert "replicas = 2" in before
+
+
+def test_an_app_that_cannot_start_is_told_at_once_with_its_words(tmp_path: Path, start: Callable[..., Up]) -> None:
+    up = start(tmp_path, "--app", f"{sys.executable} no-such-file.py {{port}}")
+    wait_for(lambda: "web-1-app fell" in up.text, lambda: up.text, 20)
+    assert "No such file or directory" in up.text
+    up.stop()

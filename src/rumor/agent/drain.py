@@ -83,13 +83,10 @@ class Drain:
         return replace(self, awaited=self.awaited - {(balancer, word.service)})
 
     def forget_left(self, members: Iterable[Member]) -> "Drain":
-        """Stop waiting for balancers that have left. A failed one is waited for: its HAProxy may well go on."""
+        """Note who has left. A balancer's word is waited for all the same: its HAProxy may well go on without it."""
         left = {member.name for member in members if member.status is MemberStatus.LEFT}
-        return replace(
-            self,
-            awaited=frozenset(pair for pair in self.awaited if pair[0] not in left),
-            others=self.others - left,
-        )
+        balancers = {balancer for balancer, _ in self.awaited}
+        return replace(self, others=self.others - (left - balancers))
 
     def is_done(self, now: Instant) -> bool:
         """Say whether the node may leave.

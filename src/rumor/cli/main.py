@@ -45,10 +45,16 @@ def main() -> None:
             raise
         click.echo(str(error) if isinstance(error, InOthersWords) else f"error: {error}", err=True)
         sys.exit(error.exit_status)
-    except BrokenPipeError:
-        # Whoever read our output has seen enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            # Whoever read our output has seen enough.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(0)
+        if "--debug" in arguments:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {where}{error.strerror or error}", err=True)
+        sys.exit(1)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -58,7 +64,11 @@ _SERF_COMMANDS = frozenset(
         "keygen", "keys",
     }
 )  # fmt: skip
-_GO_SWITCHES = frozenset({"coalesce", "detailed", "no-ack", "prune", "replay", "verbose", "list"})
+_GO_SWITCHES = {
+    "coalesce": "no-coalesce", "detailed": "no-detailed", "no-ack": "ack", "prune": "no-prune",
+    "replay": "no-replay", "verbose": "no-verbose", "list": "no-list",
+}  # fmt: skip
+"""serf's switches, which may be said as `-prune` or `-prune=false`, and how each is switched off here."""
 
 
 def _like_go(arguments: list[str]) -> list[str]:
@@ -71,8 +81,9 @@ def _like_go(arguments: list[str]) -> list[str]:
         name = word.lstrip("-").partition("=")[0]
         if word.startswith("-") and not word.startswith("--") and len(name) > 1:
             word = f"-{word}"
-        if word == f"--{name}" and name in _GO_SWITCHES:
-            word = f"{word}=true"
+        if name in _GO_SWITCHES and word.startswith("--"):
+            is_off = word.partition("=")[2].lower() in ("0", "f", "false")
+            word = f"--{_GO_SWITCHES[name] if is_off else name}"
         found.append(word)
     serfs = ("--rpc-addr", "--rpc-auth", "--detailed", "--name", "--role", "--status", "--tag")
     if command == "members" and (os.environ.get("SERF_RPC_ADDR") or any(word.startswith(serfs) for word in found)):
@@ -257,7 +268,7 @@ def up(
     if app is not None:
         if file is not None:
             raise click.UsageError("say either FILE or --app, not both")
-        path = _write_app_file(app, data or Path(DEFAULT_DATA))
+        path = _write_app_file(app, data or Path(DEFAULT_DATA), replicas or 1)
         data = data or Path(DEFAULT_DATA)
     if path is None:
         raise click.UsageError("there is no ./rumor.toml: name a FILE, or say --app COMMAND (`rumor init` writes one)")
@@ -268,7 +279,16 @@ def up(
         config = load(path, environ=os.environ, overrides=overrides)
     for warning in config.warnings:
         click.echo(f"rumor: {warning}", err=True)
-    return _run(run_up(config, file=path.absolute(), data=_data(data, path), environ=os.environ))
+    return _run(
+        run_up(
+            config,
+            file=path.absolute(),
+            data=_data(data, path),
+            environ=os.environ,
+            settings=settings,
+            app_directory=Path.cwd() if app is not None else None,
+        )
+    )
 
 
 @cli.command()
@@ -505,14 +525,17 @@ def _overrides(settings: tuple[str, ...]) -> dict[tuple[str, ...], object]:
     return overrides
 
 
-def _write_app_file(app: str, data: Path) -> Path:
-    """Write the rumor.toml of `rumor up --app`."""
+def _write_app_file(app: str, data: Path, replicas: int) -> Path:
+    """Write the rumor.toml of `rumor up --app`, unless a cluster that runs reads it."""
     import json
 
+    from rumor.local.cluster import refuse_second
+
+    refuse_second(data)
     data.mkdir(parents=True, exist_ok=True)
     path = data / "app.toml"
     # A JSON string is a TOML string.
-    path.write_text(f"[service.web]\ncommand = {json.dumps(app)}\nreplicas = 1\n", encoding="utf-8")
+    path.write_text(f"[service.web]\ncommand = {json.dumps(app)}\nreplicas = {replicas}\n", encoding="utf-8")
     return path
 
 

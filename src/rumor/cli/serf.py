@@ -136,7 +136,7 @@ def _safe(text: str) -> str:
 
 
 @click.command("members")
-@click.option("--detailed", default=False, type=bool, help="Show protocol versions, too.")
+@click.option("--detailed/--no-detailed", default=False, help="Show protocol versions, too.")
 @click.option("--name", default="", metavar="REGEXP", help="Only members whose whole name matches.")
 @click.option("--role", default="", metavar="REGEXP", help="Only members whose tag role matches; old, see --tag.")
 @click.option("--status", default="", metavar="REGEXP", help="Only members whose status matches.")
@@ -210,7 +210,7 @@ def _pair(text: str, what: str) -> tuple[str, str]:
 
 @click.command("join")
 @click.argument("addresses", nargs=-1, metavar="ADDRESS...")
-@click.option("--replay", default=False, type=bool, help="Hear the user events of the past, too.")
+@click.option("--replay/--no-replay", default=False, help="Hear the user events of the past, too.")
 @asks
 def join(asking: Asking, addresses: tuple[str, ...], replay: bool) -> None:
     """Let an agent join a cluster through any of its members."""
@@ -238,7 +238,7 @@ def leave(asking: Asking) -> None:
 
 @click.command("force-leave")
 @click.argument("name", required=False)
-@click.option("--prune", default=False, type=bool, help="Forget the member at once.")
+@click.option("--prune/--no-prune", default=False, help="Forget the member at once.")
 @asks
 def force_leave(asking: Asking, name: str | None, prune: bool) -> None:
     """Say of a failed member that it has left, so that nobody looks for it any longer."""
@@ -273,7 +273,7 @@ def tags(asking: Asking, changes: tuple[str, ...], delete: tuple[str, ...]) -> N
 
 @click.command("event")
 @click.argument("words", nargs=-1, metavar="NAME [PAYLOAD]")
-@click.option("--coalesce", default=True, type=bool, help="Repetitions within a short time count as one.")
+@click.option("--coalesce/--no-coalesce", default=True, help="Repetitions within a short time count as one.")
 @asks
 def event(asking: Asking, words: tuple[str, ...], coalesce: bool) -> None:
     """Tell the whole cluster that something happened."""
@@ -292,7 +292,7 @@ def event(asking: Asking, words: tuple[str, ...], coalesce: bool) -> None:
 @click.option("--node", "nodes", multiple=True, metavar="NAME", help="Only this node shall answer; repeat for more.")
 @click.option("--tag", "tags", multiple=True, metavar="KEY=REGEXP", help="Only nodes with such a tag; repeat for more.")
 @click.option("--timeout", default="", metavar="TIME", help="How long to wait, such as 15s.")
-@click.option("--no-ack", default=False, type=bool, help="Do not ask for acknowledgements.")
+@click.option("--no-ack/--ack", default=False, help="Do not ask for acknowledgements.")
 @click.option("--relay-factor", default=0, type=click.IntRange(0, 255), help="How many others relay answers.")
 @asks_all
 def query(
@@ -449,7 +449,7 @@ def _coordinate(agent: RpcClient, name: str) -> Coordinate:
 
 
 @click.command("reachability")
-@click.option("--verbose", default=False, type=bool, help="Show each answer.")
+@click.option("--verbose/--no-verbose", default=False, help="Show each answer.")
 @asks
 def reachability(asking: Asking, verbose: bool) -> int:
     """Ask every live member for a sign of life."""
@@ -501,7 +501,7 @@ def keygen(form: str) -> None:
 @click.option("--install", default="", metavar="KEY", help="Let all members open with a new key.")
 @click.option("--use", default="", metavar="KEY", help="Let all members seal with a key that is installed.")
 @click.option("--remove", default="", metavar="KEY", help="Let all members forget a key.")
-@click.option("--list", "lists", default=False, type=bool, help="List the keys, and how many members have each.")
+@click.option("--list/--no-list", "lists", default=False, help="List the keys, and how many members have each.")
 @asks
 def keys(asking: Asking, install: str, use: str, remove: str, lists: bool) -> int:
     """List and change the keys of the whole cluster's gossip."""

@@ -20,7 +20,7 @@ from rumor.agent.balancer_settings import balancing_settings
 from rumor.api_client import AgentApi
 from rumor.config import Config
 from rumor.errors import ConfigError, Refused, RumorError, Unreachable
-from rumor.local.plan import AGENTS, APPS, BALANCER, HAPROXY, LocalPlan, NodePlan, Tools, make_plan, node_names
+from rumor.local.plan import BALANCER, HAPROXY, STOP_ORDER, LocalPlan, NodePlan, Tools, make_plan, node_names
 from rumor.local.ports import LOOPBACK, Ports
 from rumor.local.processes import ProcessId, end, identify, read_record, write_record
 from rumor.model import Cause, Instant, Seconds, Table, WallTime
@@ -51,6 +51,10 @@ class ClusterSettings:
     """By service, how many nodes are planned but not started."""
     join: bool = True
     """Whether the agents are told of one another."""
+    settings: tuple[str, ...] = ()
+    """KEY=VALUE for every agent, over the file."""
+    app_directory: Path | None = None
+    """Where the apps run; beside the file if nothing is said."""
 
 
 class LocalCluster:
@@ -100,7 +104,7 @@ class LocalCluster:
     async def stop(self) -> None:
         """Stop everything in order; afterwards no process and no socket of the cluster is left."""
         try:
-            for group in (AGENTS, HAPROXY, APPS):
+            for group in STOP_ORDER:
                 await self._stop_programs([program.name for program in self.plan.programs if program.group == group])
             await self._supervisor.shut_down()
             await self._supervisor.wait_ended(Seconds(10.0))
@@ -108,12 +112,14 @@ class LocalCluster:
             self._say(f"supervisord does not help to stop: {error}")
         await asyncio.to_thread(end, read_record(self._record))
         self._clean_up()
+        remove_run_directory(self._data)
         self._release_lock()
 
     async def stop_now(self) -> None:
         """End everything at once, without draining."""
         await asyncio.to_thread(end, read_record(self._record))
         self._clean_up()
+        remove_run_directory(self._data)
         self._release_lock()
 
     def detach(self) -> None:
@@ -183,6 +189,7 @@ class LocalCluster:
         wanted = set(names if names is not None else [node.name for node in self.started_nodes()])
         missing = ", ".join(sorted(wanted)) or "the balancer"
         told, told_at = "", time.monotonic()
+        fallen: set[str] = set()
         try:
             async with asyncio.timeout(deadline):
                 while True:
@@ -194,7 +201,10 @@ class LocalCluster:
                     if missing != told and time.monotonic() - told_at > 2:
                         told, told_at = missing, time.monotonic()
                         self._say(f"waiting for {missing}")
-                    await self._revive()
+                    for status in await self._revive():
+                        if status.state in AILING and status.name not in fallen:
+                            fallen.add(status.name)
+                            self._say(self._describe_fall(status))
                     await asyncio.sleep(_POLL)
         except TimeoutError as error:
             logs = f"see the logs in {self._data}/NODE/log"
@@ -224,15 +234,7 @@ class LocalCluster:
         return self._data / "processes.json"
 
     def _take_lock(self) -> None:
-        handle = os.open(self._data / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            pid = os.pread(handle, 20, 0).decode(errors="replace").strip()
-            os.close(handle)
-            raise ConfigError(
-                f"this cluster is run by process {pid or 'unknown'} already: stop that, or choose another --data"
-            ) from error
+        handle = _lock(self._data)
         os.ftruncate(handle, 0)
         os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         self._lock = handle
@@ -281,6 +283,8 @@ class LocalCluster:
             standby=settings.standby,
             tools=Tools(sys.executable, self._haproxy.path, self._find_program),
             join=settings.join,
+            settings=settings.settings,
+            app_directory=settings.app_directory,
         )
 
     def _haproxy_addresses(self, ports: Ports) -> tuple[tuple[Endpoint, ...], Endpoint | None]:
@@ -375,6 +379,11 @@ class LocalCluster:
             if server["state"] == "ready" and str((server["haproxy"] or {}).get("status", "")).startswith("UP")
         }
 
+    def _describe_fall(self, status: ProgramStatus) -> str:
+        log = next(program.log for program in self.plan.programs if program.name == status.name)
+        words = _last_line(log) or status.words
+        return f"{status.name} fell, and is tried again{f': {words}' if words else ''} (log: {log})"
+
     async def _ailing(self) -> str:
         with contextlib.suppress(RumorError):
             bad = [f"{s.name} is {s.state.value}" for s in await self.states() if s.state in AILING]
@@ -389,6 +398,44 @@ class LocalCluster:
         for name in ("supervisor.sock", "supervisord.pid"):
             (self._run / name).unlink(missing_ok=True)
         self._record.unlink(missing_ok=True)
+
+
+def remove_run_directory(data: Path) -> None:
+    """Remove the run directory of a stopped cluster where it lies in the system's temporary directory."""
+    if run_directory(data) != data:
+        shutil.rmtree(run_directory(data), ignore_errors=True)
+
+
+def refuse_second(data: Path) -> None:
+    """Make sure that no `rumor up` runs in a data directory.
+
+    Raises:
+        ConfigError: one does.
+    """
+    if (data / "up.lock").exists():
+        os.close(_lock(data))
+
+
+def _lock(data: Path) -> int:
+    handle = os.open(data / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        pid = os.pread(handle, 20, 0).decode(errors="replace").strip()
+        os.close(handle)
+        raise ConfigError(
+            f"this cluster is run by process {pid or 'unknown'} already: stop that, or choose another --data"
+        ) from error
+    return handle
+
+
+def _last_line(log: Path) -> str:
+    """Return the last words that a program wrote, empty for none."""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
+        lines = file.read().decode("utf-8", "replace").split("\n")
+        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
+    return ""
 
 
 def _url(endpoint: Endpoint) -> str:

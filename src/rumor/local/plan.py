@@ -13,9 +13,12 @@ from rumor.places import Places, places
 from rumor.supervise.base import Program
 
 BALANCER = "balancer"
-AGENTS, APPS, HAPROXY = "agents", "apps", "haproxy"
-# supervisord stops groups of a higher priority first: agents drain and leave, then HAProxy, then the apps.
-_PRIORITY = {AGENTS: 900, HAPROXY: 500, APPS: 100}
+AGENTS, STEERING, APPS, HAPROXY = "agents", "steering", "apps", "haproxy"
+STOP_ORDER = (AGENTS, STEERING, HAPROXY, APPS)
+"""Nodes drain and leave while the balancer's agent still watches their sessions; then it goes, HAProxy, the apps."""
+# supervisord stops groups of a higher priority first.
+_PRIORITY = {group: 900 - 200 * place for place, group in enumerate(STOP_ORDER)}
+_SECRETS = frozenset({"cluster.key", "api.token", "serf.rpc_token"})
 _LEAVE_SECONDS = 8.0
 
 
@@ -95,6 +98,8 @@ def make_plan(
     standby: Mapping[str, int],
     tools: Tools,
     join: bool = True,
+    settings: Sequence[str] = (),
+    app_directory: Path | None = None,
 ) -> LocalPlan:
     """Lay out the cluster.
 
@@ -109,6 +114,8 @@ def make_plan(
         standby: by service, how many more nodes are planned but not started.
         tools: the machine.
         join: whether the agents are told of one another; without, each stays alone.
+        settings: more KEY=VALUE for every agent, over the file.
+        app_directory: where apps run; beside the file if nothing is said.
 
     Raises:
         ConfigError: an app's command cannot be run.
@@ -120,12 +127,15 @@ def make_plan(
     for name, service, _, is_standby in node_names(config, standby):
         node = NodePlan(name, service.name, HostPort("127.0.0.1", gossip_ports[name]), app_ports[name], is_standby)
         nodes.append(node)
-        apps.append(_app(node, service, file, data, tools))
+        apps.append(_app(node, service, file, data, tools, app_directory or file.parent))
     drain = max((service.drain for service in config.services), default=Seconds(0.0))
     own = [f"balancer.bind={_toml_list([str(bind) for bind in binds])}"]
     if stats is not None:
         own.append(f'balancer.stats="{stats}"')
-    agents = [_agent(node, file, data, joins, own if node.part == BALANCER else [], drain, tools) for node in nodes]
+    agents = [
+        _agent(node, file, data, joins, [*settings, *(own if node.part == BALANCER else [])], drain, tools)
+        for node in nodes
+    ]
     return LocalPlan(data, tuple(nodes), (_haproxy(data, tools), *apps, *agents), tuple(binds), stats)
 
 
@@ -142,9 +152,10 @@ def _agent(
     drain: Seconds,
     tools: Tools,
 ) -> Program:
-    settings = list(overrides)
-    if node.port:
-        settings.append(f"service.{node.part}.port={node.port}")
+    said = [*overrides, *([f"service.{node.part}.port={node.port}"] if node.port else [])]
+    # A command line can be read by everybody on the machine.
+    secret = {setting.partition("=")[0]: setting.partition("=")[2] for setting in said if _is_secret(setting)}
+    settings = [setting for setting in said if not _is_secret(setting)]
     command = [
         tools.python, "-m", "rumor", "agent", node.part,
         "--file", str(file), "--data", str(data), "--node", node.name, "--bind", str(node.gossip),
@@ -157,17 +168,22 @@ def _agent(
         command += ["--set", setting]
     return Program(
         name=node.agent,
-        group=AGENTS,
+        group=STEERING if node.part == BALANCER else AGENTS,
         command=tuple(command),
         directory=data,
+        environment={f"RUMOR_{key.upper().replace('.', '_')}": value.strip('"') for key, value in secret.items()},
         log=places(data, node.name).logs / "agent.log",
         stop_wait=Seconds(drain + _LEAVE_SECONDS),
-        priority=_PRIORITY[AGENTS],
+        priority=_PRIORITY[STEERING if node.part == BALANCER else AGENTS],
         autostart=not node.is_standby,
     )
 
 
-def _app(node: NodePlan, service: ServiceConfig, file: Path, data: Path, tools: Tools) -> Program:
+def _is_secret(setting: str) -> bool:
+    return setting.partition("=")[0].strip() in _SECRETS
+
+
+def _app(node: NodePlan, service: ServiceConfig, file: Path, data: Path, tools: Tools, directory: Path) -> Program:
     key = f"service.{service.name}.command"
     try:
         words = shlex.split(service.command)
@@ -185,7 +201,7 @@ def _app(node: NodePlan, service: ServiceConfig, file: Path, data: Path, tools: 
         name=node.process,
         group=APPS,
         command=(found, *filled[1:]),
-        directory=file.parent,
+        directory=directory,
         log=places(data, node.name).logs / "app.log",
         environment={
             "HOST": "127.0.0.1",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rumor.config import Config
 from rumor.errors import ConfigError, RumorError
-from rumor.local.cluster import ClusterSettings, LocalCluster
+from rumor.local.cluster import ClusterSettings, LocalCluster, remove_run_directory
 from rumor.local.processes import end, read_record
 from rumor.model import Seconds
 from rumor.places import Places, places, run_directory
@@ -22,13 +22,25 @@ _DOWN_DEADLINE = Seconds(120.0)
 _LOOK_INTERVAL = 1.0
 
 
-async def run_up(config: Config, *, file: Path, data: Path, environ: Mapping[str, str]) -> int:
-    """Run the cluster until SIGINT or SIGTERM; return the exit status. A second signal hurries.
+async def run_up(
+    config: Config,
+    *,
+    file: Path,
+    data: Path,
+    environ: Mapping[str, str],
+    settings: tuple[str, ...] = (),
+    app_directory: Path | None = None,
+) -> int:
+    """Run the cluster until SIGINT, SIGTERM or SIGHUP; return the exit status. A second signal hurries.
 
     Raises:
         RumorError: it could not be started.
     """
-    cluster = LocalCluster(ClusterSettings(config, file, data, standby={}), say=_say, environ=environ)
+    cluster = LocalCluster(
+        ClusterSettings(config, file, data, standby={}, settings=settings, app_directory=app_directory),
+        say=_say,
+        environ=environ,
+    )
     if not any(service.command for service in config.services):
         raise ConfigError(f"{file}: no service has a command, so there is nothing to run: set service.NAME.command")
     for service in config.services:
@@ -36,7 +48,8 @@ async def run_up(config: Config, *, file: Path, data: Path, environ: Mapping[str
             _say(f"service {service.name} has no command: its servers are run by others")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    # A terminal that is closed says SIGHUP; a cluster left behind by it would hold its ports.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, stop.set)
     _say("starting")
     started = False
@@ -72,6 +85,7 @@ async def run_down(data: Path) -> int:
     for directory in {run_directory(data), *(place.run_directory for place in _all_places(data))}:
         for socket in directory.glob("*.sock"):
             socket.unlink(missing_ok=True)
+    remove_run_directory(data)
     (data / "processes.json").unlink(missing_ok=True)
     _say("stopped")
     return 0
