@@ -7,6 +7,7 @@ settings say otherwise; a second one means now. SIGHUP reads rumor.toml and the 
 import asyncio
 import contextlib
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -33,7 +34,7 @@ from rumor.log import get_logger
 from rumor.model import Cause, Offer, Record, Seconds, WallTime
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName, parse_host_port, parse_member_name
 from rumor.places import Places, places
-from rumor.serf.events import KeyringChanged, NameLost
+from rumor.serf.events import Change, KeyringChanged, MemberChanged, NameLost
 from rumor.serf.rpc_server import RpcServer, RpcSettings
 from rumor.serf.stream import OWN_CHANGES, StreamEvent, kind_of, parse_filters
 from rumor.swim import events
@@ -180,9 +181,10 @@ class Agent:
                 self._warn_if_open()
                 self._on_started(str(_gossip_address(self._config.cluster.bind)))
                 try:
-                    await self._join_first(cluster)
-                    await stop.requested.wait()
-                    if stop.leaves:
+                    failure = await self._join_first(cluster)
+                    if not failure:
+                        await stop.requested.wait()
+                    if stop.leaves and not failure:
                         await self._stop(membership)
                 finally:
                     cluster.note_left()
@@ -194,6 +196,8 @@ class Agent:
         while not self._records.empty():
             await self._journal.append(self._records.get_nowait())
         log.info("stopped", node=self._name)
+        if failure:
+            raise Unreachable(failure)
 
     async def _stop(self, membership: Membership) -> None:
         log.info("stopping", node=self._name)
@@ -272,17 +276,13 @@ class Agent:
         cluster.subscribe(parse_filters(",".join(sorted(change.value for change in OWN_CHANGES))), runner.take)
         return runner
 
-    async def _join_first(self, cluster: Cluster) -> None:
-        """Join before anything else, where the agent is told that it must.
-
-        Raises:
-            Unreachable: nobody answered.
-        """
+    async def _join_first(self, cluster: Cluster) -> str:
+        """Join before anything else, where the agent is told that it must; return why it could not, empty if it did."""
         addresses = self._config.serf.start_join
-        if addresses:
-            count, words = await cluster.join(list(addresses), replay=self._config.serf.replay)
-            if not count:
-                raise Unreachable(words)
+        if not addresses:
+            return ""
+        count, words = await cluster.join(list(addresses), replay=self._config.serf.replay)
+        return "" if count else words
 
     def _make_balancing(self, membership: Membership) -> "Balancing":
         # Late imports: only a balancer needs HAProxy's parts, Jinja2 among them.
@@ -420,11 +420,24 @@ class Agent:
             case NameLost() if self._stop_request is not None:
                 log.error("name_lost", text=f"another member is called {self._name}: give this node another --node")
                 self._stop_request.request(leaves=False)
+            case MemberChanged(Change.UPDATE, member) if member.name == self._name:
+                self._keep_tags()
             case KeyringChanged(ring) if self._config.serf.keyring_file is not None:
                 try:
                     write_keyring(self._config.serf.keyring_file, ring)
                 except OSError as error:
                     log.error("keyring_not_written", path=self._config.serf.keyring_file, reason=error.strerror)
+
+    def _keep_tags(self) -> None:
+        """Write changed tags to the file they came from, if there is one."""
+        path, membership = self._config.serf.tags_file, self._membership
+        if path is None or membership is None:
+            return
+        tags = membership.runner.do(lambda serf, _: serf.tags)
+        try:
+            path.write_text(json.dumps(tags, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        except OSError as error:
+            log.error("tags_not_written", path=path, reason=error.strerror)
 
     def _on_handler_failure(self, event: StreamEvent, ended: Ended) -> None:
         how = "took too long and was ended" if ended.status is None else f"ended with status {ended.status}"
