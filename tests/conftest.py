@@ -1,13 +1,15 @@
 """What every test may ask for: free ports on loopback, and the programs rumor works beside."""
 
 import os
+import random
 import shutil
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from rumor.local.ports import is_free
 
 # Examples are judged by what they do, not by how long a busy machine takes for one.
 settings.register_profile("rumor", deadline=None)
@@ -39,12 +41,17 @@ def haproxy_program() -> Path:
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    """Return a function that names a TCP port nobody listens on at 127.0.0.1 right now."""
+    """Return a function that names a port nobody has at 127.0.0.1 right now, TCP or UDP, and never the same twice.
+
+    Below the range that outgoing connections get theirs from: one of those could take it before it is used.
+    """
+    named: set[int] = set()
 
     def pick() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        return port
+        while True:
+            port = random.randrange(20_000, 32_000)
+            if port not in named and is_free("127.0.0.1", port, also_udp=True):
+                named.add(port)
+                return port
 
     return pick

@@ -4,11 +4,15 @@ import contextlib
 import json
 import socket
 from pathlib import Path
+from random import SystemRandom
 
 from rumor.errors import ConfigError
 
 LOOPBACK = "127.0.0.1"
-_ATTEMPTS = 50
+_ATTEMPTS = 200
+_RANGE = range(20_000, 32_000)
+"""Below what Linux gives to outgoing connections: such a one could take a port between our choice and its use."""
+_RANDOM = SystemRandom()
 
 
 def is_free(host: str, port: int, *, also_udp: bool = False) -> bool:
@@ -63,9 +67,7 @@ class Ports:
                 self._ports[purpose] = port
                 return port
         for _ in range(_ATTEMPTS):
-            with socket.socket() as probe:
-                probe.bind((LOOPBACK, 0))
-                port = int(probe.getsockname()[1])
+            port = _RANDOM.choice(_RANGE)
             if port not in others and self._take(port, also_udp=also_udp):
                 self._ports[purpose] = port
                 return port
