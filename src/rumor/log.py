@@ -95,10 +95,6 @@ def _part(record: logging.LogRecord) -> str:
     return record.name.removeprefix("rumor.")
 
 
-def _json_value(value: object) -> object:
-    return value if isinstance(value, bool | int | float) else str(value)
-
-
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
     facts: dict[str, Any] = getattr(record, _FACTS, {})
     return facts

@@ -29,7 +29,6 @@ from rumor.model import Seconds
 from rumor.names import HostPort, ServiceName
 from rumor.render.publish import read_template
 
-SWITCHES = ("gossip", "drain", "redispatch")
 """What `--without` can switch off, to show that the demo fails then."""
 _READY_DEADLINE = Seconds(20.0)
 _SETTLE = 1.5

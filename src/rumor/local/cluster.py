@@ -143,10 +143,6 @@ class LocalCluster:
             await self._stop_programs([node.agent])
             await self._stop_programs([node.process])
 
-    async def restart_node(self, name: str) -> None:
-        await self.stop_node(name)
-        await self.start_node(name)
-
     async def states(self) -> tuple[ProgramStatus, ...]:
         return await self._supervisor.states()
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
-from rumor.model import Instant, Seconds
+from rumor.model import Instant
 from rumor.serf.messages import Status
 from rumor.swim.events import LayerEvent
 from rumor.swim.membership import MemberState
@@ -101,4 +101,3 @@ class Warned(LayerEvent):
     """Something odd that somebody should be able to read."""
 
     text: str
-    after: Seconds = Seconds(0.0)

@@ -62,7 +62,6 @@ from rumor.swim.node import Node, NodeSettings, Notify, Output, Statistics
 from rumor.swim.sealing import Keyring, format_key
 
 _REAP_INTERVAL = Seconds(15.0)
-_EVENT_LIMIT_MAX = 9216
 _LAST_SERF_TYPE = codec.RELAY
 _KEY_QUERIES = frozenset(f"{INTERNAL}{verb}" for verb in ("install-key", "use-key", "remove-key", "list-keys"))
 

@@ -10,7 +10,6 @@ from rumor.swim.codec import ENCRYPT, LABEL, StreamDecoder, encode_compressed, w
 from rumor.swim.messages import StreamMessage
 from rumor.swim.sealing import OVERHEAD, Keyring, open_sealed, seal
 
-LABEL_LIMIT = 255
 SEALED_LIMIT = 16 * 1024 * 1024
 _SEALED_HEAD = 5
 
