@@ -209,6 +209,8 @@ def agent(
 
     The agent joins (trying for ever), checks its app, tells its tags, and on SIGTERM drains, leaves and exits 0.
     SIGHUP reads rumor.toml and the template again.
+
+    With serf's own flags instead, or with nothing at all, it is a plain member of a Serf cluster, as `serf agent` is.
     """
     from rumor.agent.run import run_agent
 
