@@ -19,6 +19,8 @@ from rumor.local.cluster import LocalCluster
 from rumor.model import Seconds
 
 POLL = 0.03
+_STRIKE_POLL = 0.0005
+_STRIKE_DEADLINE = Seconds(5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,25 +118,24 @@ class Stage:
         return parse_log(await asyncio.to_thread(self.log.read_text, "utf-8", "replace"))
 
     async def strike_in_post(self, pid: int) -> bool:
-        """Kill an app with -9 the moment its log shows that a POST has begun; say whether one was seen to.
+        """Kill an app with -9 while a POST runs in it and nothing is on its way; say whether such a moment came.
 
-        So the kill is as nasty as can be: a POST is really running. And it is fair: the next request leaves a few
-        milliseconds later, so none lies unread in the dying process's sockets, where no log could prove it.
+        So the kill is as nasty as can be, and fair: a POST that lies unread in the sockets of a dying process is lost
+        as well, but no log could prove it. The load runs in this event loop: none leaves between the look and the kill.
         """
-        return await asyncio.to_thread(self._strike_in_post, pid)
-
-    def _strike_in_post(self, pid: int) -> bool:
-        deadline = time.monotonic() + 5
-        mark = f'"pid": {pid}, '.encode()
-        with self.log.open("rb") as log:
+        logged: dict[str, LoggedRequest] = {}
+        deadline = time.monotonic() + _STRIKE_DEADLINE
+        with self.log.open(encoding="utf-8", errors="replace") as log:
             log.seek(0, os.SEEK_END)
             while time.monotonic() < deadline:
-                line = log.readline()
-                if not line:
-                    time.sleep(0.0002)
-                elif mark in line and b'"method": "POST"' in line:
+                logged |= {request.id: request for request in parse_log(log.read())}
+                running = [logged.get(id) for id in self.load.in_flight]
+                if None not in running and any(
+                    request is not None and request.pid == pid and request.method == "POST" for request in running
+                ):
                     os.kill(pid, signal.SIGKILL)
                     return True
+                await asyncio.sleep(_STRIKE_POLL)
         os.kill(pid, signal.SIGKILL)
         return False
 

@@ -18,6 +18,7 @@ class LoggedRequest:
 
     id: str
     pid: int
+    method: str
     path: str
     at: float
     """In calendar time."""
@@ -38,7 +39,7 @@ def parse_log(text: str) -> list[LoggedRequest]:
     for line in text.splitlines():
         try:
             entry = json.loads(line)
-            requests.append(LoggedRequest(entry["id"], entry["pid"], entry["path"], entry["t"]))
+            requests.append(LoggedRequest(entry["id"], entry["pid"], entry["method"], entry["path"], entry["t"]))
         except (ValueError, KeyError, TypeError):
             continue
     return requests

@@ -99,10 +99,12 @@ class Members:
         record = self._records.get(intent.node)
         if record is None:
             return Heard(self._keep(intent, now))
+        if intent.node == self._own_name and not self.is_leaving:
+            # One that missed this node's last word may have said this at the same time, and believes its own: the
+            # older word alone does not count.
+            return Heard(refutes=intent.ltime >= record.status_ltime)
         if intent.ltime <= record.status_ltime:
             return Heard()
-        if intent.node == self._own_name and not self.is_leaving:
-            return Heard(refutes=True)
         record.status_ltime = intent.ltime
         change = None
         if record.status is Status.ALIVE:

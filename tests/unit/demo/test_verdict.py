@@ -15,7 +15,7 @@ def result(id: str, method: str = "POST", *, status: int = 0, sent_at: float = 1
 
 
 def logged(id: str, pid: int = 71) -> LoggedRequest:
-    return LoggedRequest(id, pid, "/", 0.0)
+    return LoggedRequest(id, pid, "POST", "/", 0.0)
 
 
 def test_a_post_that_had_reached_the_struck_process_is_unsaveable() -> None:
@@ -51,4 +51,4 @@ def test_a_request_belongs_to_the_step_in_which_it_was_sent() -> None:
 
 def test_a_line_torn_by_a_kill_is_skipped() -> None:
     line = json.dumps({"t": 1.0, "pid": 71, "id": "a", "method": "POST", "path": "/"})
-    assert parse_log(f'{line}\n{{"t": 2.0, "pi') == [LoggedRequest("a", 71, "/", 1.0)]
+    assert parse_log(f'{line}\n{{"t": 2.0, "pi') == [LoggedRequest("a", 71, "POST", "/", 1.0)]

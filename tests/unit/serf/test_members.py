@@ -73,6 +73,14 @@ def test_what_is_said_of_this_node_is_refuted_unless_it_leaves() -> None:
     assert status(found, "me") is Status.LEAVING
 
 
+def test_a_word_against_this_node_as_old_as_its_own_is_refuted_once() -> None:
+    found = Members("me")
+    assert found.hear_join(JoinIntent(3, "me"), NOW)
+    assert found.hear_leave(LeaveIntent(3, "me"), NOW).refutes
+    assert found.hear_join(JoinIntent(4, "me"), NOW)
+    assert found.hear_leave(LeaveIntent(3, "me"), NOW) == Heard()
+
+
 def test_an_intent_that_comes_before_its_member_is_kept() -> None:
     found = Members("me")
     assert found.hear_leave(LeaveIntent(4, "web"), NOW).is_news
