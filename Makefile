@@ -4,12 +4,15 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 PYTEST := $(BIN)/pytest
 
-.PHONY: help demo test check format soak bench clean
+FUZZ_SECONDS ?= 60
+
+.PHONY: help demo test check format soak fuzz bench clean
 
 help:
 	@echo 'make demo    a real HAProxy under load while web nodes join, drain, crash and freeze'
 	@echo 'make test    everything: check, integration, acceptance (as root it installs the system programs it needs)'
 	@echo 'make check   format, lint, types, unit and property tests, about a minute'
+	@echo 'make fuzz    every decoder under bytes that coverage guides, FUZZ_SECONDS (60) each'
 	@echo 'make soak    long property and simulation runs'
 	@echo 'make bench   what an agent costs, and how fast the example app is'
 
@@ -24,7 +27,7 @@ check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy src tests bench examples
-	$(PYTEST) tests/unit tests/property tests/simulation -m 'not soak'
+	$(PYTEST) tests/unit tests/property tests/fuzz tests/simulation -m 'not soak'
 
 test: check
 	@scripts/system-programs
@@ -36,6 +39,12 @@ format: $(VENV)/.ready
 
 soak: $(VENV)/.ready
 	$(PYTEST) tests -m soak --timeout 3600
+
+fuzz: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt atheris
+	for target in $$($(BIN)/python tests/fuzz/with_atheris.py); do \
+	    $(BIN)/python tests/fuzz/with_atheris.py $$target -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
 
 bench: $(VENV)/.ready
 	$(BIN)/python bench/agent_cost.py

@@ -28,6 +28,8 @@ _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _PATH = re.compile(r"/[A-Za-z0-9_./~%@!*()+,=-]{0,255}", re.ASCII)
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}", re.ASCII)
+DISCOVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}", re.ASCII)
+"""What fits into a label of DNS with Serf's mark before it."""
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _FILE_LIMIT = 1024 * 1024
 
@@ -87,6 +89,8 @@ class ClusterConfig:
     key: bytes | None = field(default=None, repr=False)
     """Seals the gossip: 16, 24 or 32 raw bytes."""
     compression: bool = False
+    discover: str = ""
+    """The name under which nodes of one network find one another by multicast DNS; empty for not at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +111,7 @@ class SerfConfig:
     start_join: tuple[str, ...] = ()
     """Addresses of which one must answer, or the agent does not start."""
     retry_max: int = 0
+    """After how many tries in vain the agent gives up; 0 for never."""
     retry_interval: Seconds = Seconds(1.0)
     protocol: int = 5
     event_limit: int = 512
@@ -114,6 +119,8 @@ class SerfConfig:
     votes_on_name: bool = True
     leave_on_terminate: bool = True
     skip_leave_on_interrupt: bool = False
+    leave_timeout: Seconds | None = None
+    """How long to wait until a leave has been told; None for the preset's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +378,7 @@ def _name_of(value: object) -> str:
 
 
 _KEYS: dict[str, tuple[str, ...]] = {
-    "cluster": ("name", "join", "key", "compression", "preset", "bind", "advertise"),
+    "cluster": ("name", "join", "discover", "key", "compression", "preset", "bind", "advertise"),
     "serf": (
         "rpc", "rpc_token", "handlers", "handler_timeout", "tags", "keyring_file", "replay", "rejoin_after_leave",
     ),
@@ -418,6 +425,7 @@ def _read_cluster(reader: _Reader, raw: object) -> ClusterConfig:
         advertise=None if advertise is None else reader.endpoint(advertise, ("cluster", "advertise"), GOSSIP_PORT),
         key=_read_key(reader, table, ("cluster", "key")),
         compression=reader.flag(table, ("cluster", "compression")),
+        discover=reader.matching(table, ("cluster", "discover"), DISCOVER_NAME, "", "letters, digits, _ -"),
     )
 
 

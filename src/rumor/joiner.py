@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random, SystemRandom
 from typing import Protocol
@@ -32,6 +32,7 @@ _ENDPOINT_ADDRESSES_LIMIT = 64
 _KNOWN_PER_ROUND = 8
 _TRIES_AT_ONCE = 3
 """How many tries of one address may be under way: a silent one takes its whole TCP timeout, up to 30 s."""
+_FOUND_LIMIT = 256
 _WARNINGS_LIMIT = 1024
 _FIRST_WARNING_PAUSE = Seconds(5.0)
 _LONGEST_WARNING_PAUSE = Seconds(300.0)
@@ -100,6 +101,8 @@ class Joiner:
         own: HostPort,
         retry_interval: Seconds = RETRY_INTERVAL,
         reconnect_interval: Seconds = RECONNECT_INTERVAL,
+        retry_max: int = 0,
+        on_given_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare to look for others.
 
@@ -111,10 +114,17 @@ class Joiner:
             own: this node's address, which is never joined.
             retry_interval: how long to wait between two tries while alone.
             reconnect_interval: how often a failed member is looked for.
+            retry_max: after how many tries again nobody has ever answered it gives up; 0 for never.
+            on_given_up: called when it does.
         """
         self._gossip = gossip
         self._endpoints = tuple(endpoints)
         self._previous = tuple(previous)
+        self._found: dict[HostPort, None] = {}
+        self._retry_max = retry_max
+        self._on_given_up = on_given_up
+        self._tries = 0
+        self._has_joined = False
         self._own_name = own_name
         self._own = own
         self._retry_interval = retry_interval
@@ -124,21 +134,43 @@ class Joiner:
         self._under_way: Counter[HostPort] = Counter()
         self._warnings: dict[str, Warnings] = {}
 
+    def add(self, address: HostPort) -> None:
+        """Learn of another address, and join it unless a member is there already."""
+        if len(self._found) >= _FOUND_LIMIT and address not in self._found:
+            self._found.pop(next(iter(self._found)))
+        self._found[address] = None
+        known = {member.address for member in self._gossip.members() if member.state in (State.ALIVE, State.SUSPECT)}
+        if address not in known and address != self._own and self._under_way[address] < _TRIES_AT_ONCE:
+            self._join([address])
+
     async def run(self) -> None:
-        """Look for others until cancelled."""
+        """Look for others until cancelled, or until tried too often where that has a limit."""
         next_reconnect = time.monotonic() + self._reconnect_interval
         while True:
+            if self._has_given_up():
+                self._on_given_up()
+                return
             if not others_alive(self._gossip.members(), self._own_name):
                 configured = await self._resolve_all()
                 # While names were looked up, somebody may have joined this node.
                 members = self._gossip.members()
                 if not others_alive(members, self._own_name):
-                    known = (*self._previous, *failed_addresses(members, self._own))
+                    known = (*self._previous, *self._found, *failed_addresses(members, self._own))
                     self._join(pick_to_join(configured, known, self._under_way, self._own, self._random))
             elif time.monotonic() >= next_reconnect:
                 next_reconnect = time.monotonic() + self._reconnect_interval
                 await self._reconnect()
             await asyncio.sleep(self._retry_interval)
+
+    def _has_given_up(self) -> bool:
+        """Count one more try, where they have a limit and nobody has ever been there."""
+        if not self._retry_max or not self._endpoints:
+            return False
+        self._has_joined = self._has_joined or others_alive(self._gossip.members(), self._own_name)
+        if self._has_joined:
+            return False
+        self._tries += 1
+        return self._tries > self._retry_max + 1
 
     def note(self, event: Synced | SyncFailed) -> None:
         """Learn how a try went. Exchanges that others asked for come by here too, and are none of ours."""

@@ -104,6 +104,14 @@ def test_it_retries_to_join_for_ever(start: Start, free_port: Callable[[], int])
     agent.wait_for("EventMemberJoin: late ")
 
 
+def test_it_gives_up_where_tries_have_a_limit(start: Start, free_port: Callable[[], int]) -> None:
+    agent = start(
+        "-node=a", f"-retry-join=127.0.0.1:{free_port()}", "-retry-interval=1s", "-retry-max=1", is_running=False
+    )
+    assert agent.process.wait(20) == 1
+    assert "[ERR] agent: maximum retry join attempts made, exiting" in agent.text
+
+
 def test_it_rejoins_from_its_snapshot_unless_it_left(start: Start, tmp_path: Path) -> None:
     other = start("-node=other")
     snapshot = f"-snapshot={tmp_path / 'snapshot'}"
@@ -187,7 +195,7 @@ def test_a_token_is_asked_for_and_rumors_own_events_come_by_name(start: Start, t
     [
         (["-profile=x"], "==> Unknown profile: x\n"),
         (["-tag=bad"], "==> Error: Invalid tag: 'bad'\n"),
-        (["-discover=x"], "==> -discover is not there yet: name a member with -join or -retry-join\n"),
+        (["-discover=a.b"], "==> Invalid -discover 'a.b': letters, digits, - and _, at most 50\n"),
     ],
 )
 def test_what_is_wrong_ends_it_before_it_starts(words: list[str], said: str) -> None:

@@ -6,6 +6,7 @@ to know: something changed, and here is the picture. Nothing here knows HAProxy.
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,9 @@ from rumor.swim.wire import PLAIN, Wire
 
 log = get_logger("gossip")
 
+_REFUSALS_INTERVAL = 10.0
+_REFUSAL_KINDS_LIMIT = 16
+
 
 @dataclass(frozen=True, slots=True)
 class MembershipSettings:
@@ -51,6 +55,7 @@ class MembershipSettings:
     has_coordinates: bool = True
     event_limit: int = 512
     retry_interval: Seconds = RETRY_INTERVAL
+    retry_max: int = 0
     versions: bytes = VERSIONS
 
 
@@ -65,6 +70,7 @@ class Membership:
         on_change: Callable[[Cause], None],
         on_drained: Callable[[MemberName, Drained], None],
         on_event: Callable[[events.Event], None] = lambda event: None,
+        on_given_up: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare the member; nothing is sent before `start`.
 
@@ -74,6 +80,7 @@ class Membership:
             on_change: called after each event that may change the picture, with what happened.
             on_drained: called with a balancer's name and its word about a drain.
             on_event: called with every event of Serf and the core, after this class has taken it.
+            on_given_up: called when nobody has answered to as many tries as the settings allow.
 
         Raises:
             ConfigError: the tags do not fit into Serf's 512 bytes.
@@ -116,6 +123,7 @@ class Membership:
         self._joiner = Joiner(
             self.runner, settings.join, previous,
             own_name=settings.name, own=settings.advertise, retry_interval=settings.retry_interval,
+            retry_max=settings.retry_max, on_given_up=on_given_up,
         )  # fmt: skip
 
     async def start(self) -> None:
@@ -132,6 +140,7 @@ class Membership:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self.runner.run(), name="gossip")
                 tasks.create_task(self._joiner.run(), name="joiner")
+                tasks.create_task(self._report_refusals(), name="refusals")
         finally:
             await self.runner.aclose()
             if self._snapshot is not None:
@@ -170,6 +179,10 @@ class Membership:
             raise Refused("Encoded length of tags exceeds limit of 512 bytes") from error
         self._own_tags, self._operator_tags, self._hidden_tags = own, operator, hidden
         self.tell_balancers()
+
+    def meet(self, address: HostPort) -> None:
+        """Join an address that has been found, unless it is a member already."""
+        self._joiner.add(address)
 
     def tell_balancers(self) -> None:
         """Say again, straight to every balancer, what this member says of itself."""
@@ -256,6 +269,17 @@ class Membership:
         kind, text = _WORDS[change]
         self._tell(kind, name, text.format(name=name, by=by))
 
+    async def _report_refusals(self) -> None:
+        """Log what the wall has turned away, as counts and now and then: whoever sends it must not fill the log."""
+        told: Counter[str] = Counter()
+        while True:
+            await asyncio.sleep(_REFUSALS_INTERVAL)
+            counted = Counter(self.statistics.refused) + Counter(self.runner.faults)
+            news = {_fact(kind): count for kind, count in (counted - told).items()}
+            told = counted
+            if news:
+                log.warning("network_refusals", **dict(sorted(news.items())[:_REFUSAL_KINDS_LIMIT]))
+
     def _note_clocks(self) -> None:
         if self._snapshot is not None:
             clocks = self.runner.do(lambda serf, _: serf.clocks)
@@ -276,6 +300,10 @@ class Membership:
             return
         if sender is not None:
             self._on_drained(sender.name, word)
+
+
+def _fact(kind: str) -> str:
+    return "_".join(kind.split())
 
 
 _CLOCKS = ("clock", "event-clock", "query-clock")

@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,41 +17,39 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rumor import __version__
+from rumor.agent.addresses import advertised_address, gossip_address
 from rumor.agent.cluster import Cluster
 from rumor.agent.drain import BALANCER_TAG, RUMOR_TAG, Drained
 from rumor.agent.handlers import Ended, HandlerRunner, parse_handler
 from rumor.agent.keyring_file import read_keyring, write_keyring
 from rumor.agent.membership import Membership, MembershipSettings
 from rumor.agent.offering import Offering
-from rumor.agent.settings import BALANCER, check_settings, offer_settings, offered_services
+from rumor.agent.settings import BALANCER, offer_settings, offered_services
 from rumor.agent.view import AgentView
-from rumor.checks.loop import run_check
 from rumor.config import Config, SerfConfig
 from rumor.errors import ConfigError, RumorError, Unreachable
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import Cause, Offer, Record, Seconds, WallTime
-from rumor.names import Endpoint, HostPort, MemberName, ServiceName, parse_host_port, parse_member_name
+from rumor.names import MemberName, parse_member_name
 from rumor.places import Places, places
 from rumor.serf.events import Change, KeyringChanged, MemberChanged, NameLost
 from rumor.serf.rpc_server import RpcServer, RpcSettings
 from rumor.serf.stream import OWN_CHANGES, StreamEvent, kind_of, parse_filters
 from rumor.swim import events
 from rumor.swim.messages import VERSIONS
-from rumor.swim.presets import PRESETS
+from rumor.swim.presets import PRESETS, Timings
 from rumor.swim.sealing import Keyring
 from rumor.swim.wire import Wire
 from rumor.web.api import Api
 from rumor.web.unix_server import UnixServer
 
 if TYPE_CHECKING:
-    from rumor.agent.balancing import Balancing, BalancingSettings
+    from rumor.agent.balancing import Balancing
 
 log = get_logger("agent")
 
 _LEAVE_SLACK = Seconds(1.0)
-# What the kernel picks for a packet to another host is the address other hosts can reach.
-_ELSEWHERE = ("192.0.2.1", 9)
 
 
 async def run_agent(
@@ -141,7 +138,7 @@ class Agent:
         self._load_config = load_config
         self._plays_balancer = BALANCER in parts
         self._records: asyncio.Queue[Record] = asyncio.Queue(maxsize=10_000)
-        self._advertise = _advertised(config)
+        self._advertise = advertised_address(config.cluster)
         services = offered_services(config, parts)
         self._offering = Offering(
             name, tuple(offer_settings(service, self._advertise.host) for service in services), on_change=self._on_offer
@@ -167,6 +164,8 @@ class Agent:
             await membership.start()
             background.append(tasks.create_task(handlers.run(), name="handlers"))
             background.append(tasks.create_task(membership.run(), name="membership"))
+            if self._config.cluster.discover:
+                background.append(tasks.create_task(self._discover(membership), name="discovery"))
             if self._plays_balancer:
                 self._balancing = self._make_balancing(membership)
                 background.append(tasks.create_task(self._balancing.run(), name="balancing"))
@@ -179,7 +178,7 @@ class Agent:
                     "started", node=self._name, parts=",".join(self._parts), gossip=self._advertise, version=__version__
                 )
                 self._warn_if_open()
-                self._on_started(str(_gossip_address(self._config.cluster.bind)))
+                self._on_started(str(gossip_address(self._config.cluster.bind)))
                 try:
                     failure = await self._join_first(cluster)
                     if not failure:
@@ -198,6 +197,13 @@ class Agent:
         log.info("stopped", node=self._name)
         if failure:
             raise Unreachable(failure)
+
+    async def _discover(self, membership: Membership) -> None:
+        # Zeroconf weighs on a node, so only one that was told to discover loads it.
+        from rumor.agent.discovery import Discovery
+
+        discovery = Discovery(self._config.cluster.discover, self._name, self._advertise, on_found=membership.meet)
+        await discovery.run()
 
     async def _stop(self, membership: Membership) -> None:
         log.info("stopping", node=self._name)
@@ -220,8 +226,7 @@ class Agent:
         if self._offering.offers():
             await self._offering.drain(membership.members, membership.tell_balancers)
         self._record("leave", self._name, "this node leaves")
-        timings = PRESETS[self._config.cluster.preset or "lan"]
-        await membership.leave(deadline=Seconds(timings.leave_timeout + _LEAVE_SLACK))
+        await membership.leave(deadline=Seconds(self._timings().leave_timeout + _LEAVE_SLACK))
 
     # --- building the parts
 
@@ -234,9 +239,9 @@ class Agent:
         return Membership(
             MembershipSettings(
                 name=self._name,
-                bind=_gossip_address(cluster.bind),
+                bind=gossip_address(cluster.bind),
                 advertise=self._advertise,
-                timings=PRESETS[cluster.preset or "lan"],
+                timings=self._timings(),
                 join=cluster.join,
                 snapshot=serf.snapshot if is_plain_member else serf.snapshot or self._place.snapshot,
                 wire=Wire(ring, compresses=cluster.compression),
@@ -246,13 +251,19 @@ class Agent:
                 event_limit=serf.event_limit,
                 versions=bytes((*VERSIONS[:5], serf.protocol)),
                 retry_interval=serf.retry_interval,
+                retry_max=serf.retry_max,
                 replays=serf.replay,
             ),
             self._tags(),
             on_change=self._on_members,
             on_drained=self._on_drained,
             on_event=self._on_event,
+            on_given_up=self._give_up,
         )
+
+    def _timings(self) -> Timings:
+        timings, leave_timeout = PRESETS[self._config.cluster.preset or "lan"], self._config.serf.leave_timeout
+        return timings if leave_timeout is None else replace(timings, leave_timeout=leave_timeout)
 
     def _make_cluster(self, membership: Membership, stop: Stop) -> Cluster:
         return Cluster(
@@ -285,67 +296,10 @@ class Agent:
         return "" if count else words
 
     def _make_balancing(self, membership: Membership) -> "Balancing":
-        # Late imports: only a balancer needs HAProxy's parts, Jinja2 among them.
-        from rumor.agent.balancing import Balancing
-        from rumor.haproxy.apply import Applier, ApplierSettings
-        from rumor.render.publish import check_haproxy, find_haproxy, new_binds, test_bind, write_atomically
-        from rumor.render.template import revision_id
+        from rumor.agent.balancer_parts import make_balancing
 
-        program = find_haproxy(self._environ)
-        settings = self._balancing_settings(self._config)
-        log.info("haproxy", program=program.path, version=program.version, config=self._place.haproxy_config)
-
-        async def check(text: str, running: str) -> str:
-            on_disk = running or await asyncio.to_thread(_read_if_there, self._place.haproxy_config)
-            words = await check_haproxy(program.path, text)
-            return words or await asyncio.to_thread(test_bind, new_binds(on_disk, text))
-
-        async def text_of(revision: str) -> str | None:
-            stored = await self._journal.revision(revision)
-            if stored is not None:
-                return stored.text
-            text = await asyncio.to_thread(_read_if_there, self._place.haproxy_config)
-            return text if revision_id(text) == revision else None
-
-        async def probe(service: ServiceName, address: HostPort) -> bool:
-            known = next((entry for entry in self._config.services if entry.name == service), None)
-            return known is not None and (await run_check(check_settings(known), address)).ok
-
-        async def keep_template(text: str) -> None:
-            await asyncio.to_thread(write_atomically, self._place.good_template, text)
-
-        applier = Applier(
-            ApplierSettings(
-                config=self._place.haproxy_config,
-                run_directory=self._place.run_directory,
-                drains=settings.drains,
-            ),
-            text_of=text_of,
-            write=write_atomically,
-            probe=probe,
-        )
-        applier.lock()
-        return Balancing(
-            settings,
-            applier=applier,
-            journal=self._journal,
-            check=check,
-            picture=membership.picture,
-            tell_drained=membership.tell_drained,
-            good_template=_read_if_there(self._place.good_template),
-            keep_template=keep_template,
-        )
-
-    def _balancing_settings(self, config: Config) -> "BalancingSettings":
-        from rumor.agent.balancer_settings import balancing_settings
-        from rumor.render.publish import allowed_maxconn, read_template
-
-        balancer = config.balancer
-        return balancing_settings(
-            config,
-            self._place.run_directory,
-            read_template(balancer.template),
-            maxconn=allowed_maxconn(balancer.maxconn),
+        return make_balancing(
+            lambda: self._config, self._place, membership=membership, journal=self._journal, environ=self._environ
         )
 
     @contextlib.asynccontextmanager
@@ -428,6 +382,11 @@ class Agent:
                 except OSError as error:
                     log.error("keyring_not_written", path=self._config.serf.keyring_file, reason=error.strerror)
 
+    def _give_up(self) -> None:
+        log.error("nobody_there", text="maximum retry join attempts made, exiting")
+        if self._stop_request is not None:
+            self._stop_request.request(leaves=False)
+
     def _keep_tags(self) -> None:
         """Write changed tags to the file they came from, if there is one."""
         path, membership = self._config.serf.tags_file, self._membership
@@ -477,7 +436,9 @@ class Agent:
         config = await asyncio.to_thread(self._load_config)
         if self._balancing is None:
             return "read again; this node steers no HAProxy, and what it offers changes at its next start"
-        settings = await asyncio.to_thread(self._balancing_settings, config)
+        from rumor.agent.balancer_parts import settings_of
+
+        settings = await asyncio.to_thread(settings_of, config, self._place)
         cause = Cause("reload", "rumor.toml and the template were read again", at=WallTime(time.time()))
         said = await self._balancing.reconfigure(settings, cause)
         self._config = replace(self._config, services=config.services, balancer=config.balancer)
@@ -525,42 +486,3 @@ def _member_name(text: str) -> MemberName:
         return parse_member_name(text)
     except RumorError as error:
         raise ConfigError(f"--node: {error}") from error
-
-
-def _gossip_address(bind: Endpoint) -> HostPort:
-    try:
-        return parse_host_port(str(Endpoint(bind.host or "0.0.0.0", bind.port)))  # noqa: S104 - "any" as written
-    except RumorError as error:
-        raise ConfigError(f"cluster.bind: {error}; a node gossips on an IP address") from error
-
-
-def _advertised(config: Config) -> HostPort:
-    """Return the address at which the others can reach this node.
-
-    Raises:
-        ConfigError: it is bound to any address, and none of them leads anywhere.
-    """
-    if config.cluster.advertise is not None:
-        try:
-            return parse_host_port(str(config.cluster.advertise))
-        except RumorError as error:
-            raise ConfigError(f"cluster.advertise: {error}; others need an IP address") from error
-    bind = _gossip_address(config.cluster.bind)
-    if not bind.ip.is_unspecified:
-        return bind
-    try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.connect(_ELSEWHERE)
-            host: str = probe.getsockname()[0]
-    except OSError as error:
-        raise ConfigError(
-            "this node has no address that others could reach: say which with --advertise ADDRESS"
-        ) from error
-    return HostPort(host, bind.port)
-
-
-def _read_if_there(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return ""

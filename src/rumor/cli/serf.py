@@ -153,7 +153,7 @@ def members(asking: Asking, detailed: bool, name: str, role: str, status: str, t
             reply = agent.call("members-filtered", {"Tags": wanted, "Status": status, "Name": name})
         except Unreachable as error:
             raise SerfError(f"Error retrieving members: {error}") from error
-    found = [_member(record) for record in reply["Members"] or []]
+    found = sorted((_member(record) for record in reply["Members"] or []), key=lambda one: str(one["name"]))
     if asking.is_json:
         _json({"members": found})
         return
@@ -163,7 +163,7 @@ def members(asking: Asking, detailed: bool, name: str, role: str, status: str, t
             one["name"],
             one["addr"],
             one["status"],
-            ",".join(f"{key}={value}" for key, value in one["tags"].items()),
+            ",".join(f"{key}={value}" for key, value in sorted(one["tags"].items())),
         ]
         if detailed:
             versions = one["protocol"]

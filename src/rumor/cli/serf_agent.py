@@ -22,9 +22,6 @@ def run(arguments: list[str]) -> int:
     except (RumorError, ValueError) as error:
         print(f"==> {error}", file=sys.stderr)
         return 1
-    if command.discover:
-        print("==> -discover is not there yet: name a member with -join or -retry-join", file=sys.stderr)
-        return 1
     log.configure(level=command.log_level, format="serf", stream=sys.stdout)
     if command.has_syslog:
         _add_syslog()

@@ -14,7 +14,7 @@ from typing import Any
 
 from rumor.agent.handlers import parse_handler
 from rumor.agent.keyring_file import read_keyring
-from rumor.config import GOSSIP_PORT, RPC_PORT, ClusterConfig, Config, SerfConfig, parse_duration
+from rumor.config import DISCOVER_NAME, GOSSIP_PORT, RPC_PORT, ClusterConfig, Config, SerfConfig, parse_duration
 from rumor.errors import ConfigError, PeerError
 from rumor.names import Endpoint, parse_endpoint
 from rumor.serf.tags import encode_tags
@@ -59,7 +59,6 @@ class SerfCommand:
     node: str
     log_level: str
     profile: str
-    discover: str = ""
     has_syslog: bool = False
 
 
@@ -212,6 +211,7 @@ def _build(values: _Values) -> SerfCommand:
         advertise=_endpoint(texts["advertise"], "-advertise", bind.port) if texts.get("advertise") else None,
         key=_key(texts.get("encrypt", "")),
         compression=not values.switches.get("disable-compression", False),
+        discover=_discover(texts.get("discover", "")),
     )
     serf = SerfConfig(
         rpc=_endpoint(rpc, "-rpc-addr", RPC_PORT) if rpc else None,
@@ -232,13 +232,13 @@ def _build(values: _Values) -> SerfCommand:
         votes_on_name=not more.get("disable_name_resolution", False),
         leave_on_terminate=bool(more.get("leave_on_terminate", True)),
         skip_leave_on_interrupt=bool(more.get("skip_leave_on_interrupt", False)),
+        leave_timeout=parse_duration(_duration(texts.get("broadcast-timeout", "5s"), "-broadcast-timeout")),
     )
     return SerfCommand(
         Config(cluster=cluster, serf=serf),
         texts.get("node") or socket.gethostname(),
         LEVELS[level],
         profile,
-        texts.get("discover", ""),
         values.switches.get("syslog", False),
     )
 
@@ -286,6 +286,12 @@ def _endpoint(text: str, flag: str, port: int) -> Endpoint:
         return parse_endpoint(text, default_port=port)
     except PeerError as error:
         raise ConfigError(f"Invalid bind address: {flag}: {error}") from error
+
+
+def _discover(name: str) -> str:
+    if name and not DISCOVER_NAME.fullmatch(name):
+        raise ConfigError(f"Invalid -discover {name!r}: letters, digits, - and _, at most 50")
+    return name
 
 
 def _interface(name: str) -> str:
@@ -354,5 +360,7 @@ def banner(command: SerfCommand, bind: str) -> str:
         "Profile": command.profile,
         "Message Compression Enabled": str(cluster.compression).lower(),
     }
+    if cluster.discover:
+        facts["mDNS cluster"] = cluster.discover
     lines = [f"{name:>31}: {text}" for name, text in facts.items()]
     return "\n".join(["==> Serf agent running!", *lines, "", "==> Log data will now stream in as it occurs:", ""])

@@ -31,9 +31,40 @@ def pack(record: Mapping[str, object]) -> bytes:
     return encoded
 
 
-def unpacker(limit: int = BUFFER_LIMIT) -> msgpack.Unpacker:
-    """Return an unpacker for a stream of objects; old clients send bytes as raw, newer ones as bin, both are read."""
-    return msgpack.Unpacker(raw=True, strict_map_key=False, max_buffer_size=limit, max_ext_len=0)
+class Reader:
+    """Cuts a stream into its objects; old clients send bytes as raw, newer ones as bin, both are read."""
+
+    def __init__(self, limit: int = BUFFER_LIMIT) -> None:
+        self._limit = limit
+        self._unpacker = msgpack.Unpacker(raw=True, strict_map_key=False, max_buffer_size=limit, max_ext_len=0)
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes.
+
+        Raises:
+            PeerError: more of them than an object may have, and none whole.
+        """
+        try:
+            self._unpacker.feed(data)
+        except msgpack.BufferFull as error:
+            raise PeerError(f"a command of more than {self._limit} bytes") from error
+
+    def next(self) -> dict[str, Any] | None:
+        """Return the next object, None where more bytes are needed.
+
+        Raises:
+            PeerError: it is no msgpack, or no map; nothing after it can be read.
+        """
+        try:
+            found = plain(self._unpacker.unpack())
+        except msgpack.OutOfData:
+            return None
+        except Exception as error:
+            # The unpacker raises what it likes: for a key that is a map, for text that is none, for depth.
+            raise PeerError("not msgpack") from error
+        if not isinstance(found, dict):
+            raise PeerError("a command is a map")
+        return found
 
 
 def plain(value: object) -> Any:

@@ -9,9 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgpack
-
-from rumor.errors import Refused, Unreachable
+from rumor.errors import PeerError, Refused, Unreachable
 from rumor.model import Seconds
 from rumor.names import Endpoint
 from rumor.serf import rpc
@@ -46,7 +44,7 @@ class RpcClient:
             RpcError: the agent does not take the token.
         """
         self._where = where
-        self._unpacker = rpc.unpacker(rpc.REPLY_LIMIT)
+        self._objects = rpc.Reader(rpc.REPLY_LIMIT)
         self._seq = 0
         try:
             if isinstance(where, Path):
@@ -116,21 +114,17 @@ class RpcClient:
                 return
 
     def _next(self) -> Body:
-        while True:
-            try:
-                found = rpc.plain(self._unpacker.unpack())
-            except msgpack.OutOfData:
-                try:
-                    data = self._socket.recv(64 * 1024)
-                except OSError as error:
-                    raise Unreachable(f"the agent at {_name(self._where)} hung up: {error.strerror}") from error
+        try:
+            while (found := self._objects.next()) is None:
+                data = self._socket.recv(64 * 1024)
                 if not data:
-                    raise Unreachable(f"the agent at {_name(self._where)} hung up") from None
-                self._unpacker.feed(data)
-                continue
-            if not isinstance(found, dict):
-                raise Unreachable(f"the agent at {_name(self._where)} does not speak Serf's RPC")
-            return found
+                    raise Unreachable(f"the agent at {_name(self._where)} hung up")
+                self._objects.feed(data)
+        except OSError as error:
+            raise Unreachable(f"the agent at {_name(self._where)} hung up: {error.strerror}") from error
+        except PeerError as error:
+            raise Unreachable(f"the agent at {_name(self._where)} does not speak Serf's RPC") from error
+        return found
 
 
 def _name(where: Endpoint | Path) -> str:

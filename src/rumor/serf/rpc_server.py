@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import msgpack
-
 from rumor.errors import ConfigError, PeerError, Refused
 from rumor.log import get_logger
 from rumor.model import Seconds
@@ -138,7 +136,7 @@ class _Client:
         self._writer = writer
         self._control = control
         self._token = token
-        self._unpacker = rpc.unpacker()
+        self._objects = rpc.Reader()
         self._has_shaken_hands = False
         self._is_known = not token
         self._streams: dict[int, Unsubscribe] = {}
@@ -178,23 +176,12 @@ class _Client:
 
     async def _next(self) -> _Body | None:
         """Return the next object; None at the end."""
-        while True:
-            try:
-                found = rpc.plain(self._unpacker.unpack())
-            except msgpack.OutOfData:
-                data = await self._reader.read(64 * 1024)
-                if not data:
-                    return None
-                try:
-                    self._unpacker.feed(data)
-                except msgpack.BufferFull as error:
-                    raise PeerError(f"a command of more than {rpc.BUFFER_LIMIT} bytes") from error
-                continue
-            except Exception as error:
-                raise PeerError("not msgpack") from error
-            if not isinstance(found, dict):
-                raise PeerError("a command is a map")
-            return found
+        while (found := self._objects.next()) is None:
+            data = await self._reader.read(64 * 1024)
+            if not data:
+                return None
+            self._objects.feed(data)
+        return found
 
     async def _body(self) -> _Body:
         body = await self._next()

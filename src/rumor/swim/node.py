@@ -46,6 +46,7 @@ from rumor.swim.messages import (
     Suspect,
     User,
 )
+from rumor.swim.newcomers import MEMBERS_LIMIT, Newcomers
 from rumor.swim.presets import Timings
 from rumor.swim.probe import ProbeOrder, ProbeRound, Relay, Verdict
 from rumor.swim.sealing import NONCE_LENGTH, Keyring
@@ -163,6 +164,7 @@ class Node:
         self._me = Record(settings.name, settings.address, settings.meta, State.ALIVE, 1, settings.versions, now)
         self._table.add(self._me)
         self._awareness = Awareness(self._timings.awareness_max)
+        self._newcomers = Newcomers()
         self._queue = BroadcastQueue(self._timings.retransmit_mult)
         self._probe_order = ProbeOrder()
         self._probe: ProbeRound | None = None
@@ -599,8 +601,11 @@ class Node:
             case Nack(seq_no):
                 if self._probe is not None and self._probe.seq_no == seq_no:
                     self._probe.nacks = min(self._probe.nacks + 1, self._probe.nacks_expected)
-            case Alive():
-                self._merge_alive(message, now)
+            case Alive(_, node):
+                if node in self._table.records or self._newcomers.lets_in(now):
+                    self._merge_alive(message, now)
+                else:
+                    self._refuse("too_many_newcomers")
             case Suspect():
                 self._merge_suspect(message, now)
             case Dead():
@@ -642,6 +647,9 @@ class Node:
     def _merge_alive(self, claim: Alive, now: Instant) -> None:
         if claim.node == self._settings.name:
             self._answer_about_me(claim, now)
+            return
+        if claim.node not in self._table.records and len(self._table.records) >= MEMBERS_LIMIT:
+            self._refuse("too_many_members")
             return
         outcome = self._table.merge_alive(claim, now)
         if outcome is Merge.CONFLICT:

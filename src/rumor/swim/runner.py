@@ -32,6 +32,7 @@ _INBOUND_BYTES_LIMIT = 64 * 1024 * 1024
 _READ_CHUNK = 64 * 1024
 _RECEIVE_BUFFER = 2 * 1024 * 1024
 _PAUSE_AFTER_BUG = 1.0
+_BUG_REPORT_INTERVAL = 5.0
 _BACKLOG = 256
 _BIND_HINTS = {
     errno.EADDRINUSE: "stop the program that holds this port, or choose another one with --bind",
@@ -91,6 +92,7 @@ class GossipRunner(asyncio.DatagramProtocol, Generic[C]):
         self._tasks: asyncio.TaskGroup | None = None
         self._is_settling = False
         self._pause = 0.0
+        self._next_bug_report = Instant(0.0)
         self._writers: dict[int, asyncio.StreamWriter] = {}
         self._inbound: set[asyncio.Task[None] | None] = set()
         self._inbound_bytes = 0
@@ -254,11 +256,13 @@ class GossipRunner(asyncio.DatagramProtocol, Generic[C]):
                     self._report_bug(error)
 
     def _report_bug(self, error: Exception) -> None:
-        """Say so in the log: a packet that finds a bug must not be able to stop the agent."""
+        """Say so in the log: a packet that finds a bug must not be able to stop the agent, nor to fill its log."""
         self.faults["bug"] += 1
         # What was due still is; without a pause the timer would spin.
         self._pause = _PAUSE_AFTER_BUG
-        log.error("bug", exc=error, text=repr(error))
+        if _now() >= self._next_bug_report:
+            self._next_bug_report = Instant(_now() + _BUG_REPORT_INTERVAL)
+            log.error("bug", exc=error, text=repr(error), so_far=self.faults["bug"])
 
     # --- TCP
 

@@ -1,0 +1,112 @@
+"""Build what only a balancer needs; imported only by one, since HAProxy's parts and Jinja2 weigh on other nodes."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rumor.agent.balancer_settings import balancing_settings
+from rumor.agent.balancing import Balancing, BalancingSettings
+from rumor.agent.membership import Membership
+from rumor.agent.settings import check_settings
+from rumor.checks.loop import run_check
+from rumor.config import Config
+from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.journal import Journal
+from rumor.log import get_logger
+from rumor.names import HostPort, ServiceName
+from rumor.places import Places
+from rumor.render.publish import (
+    allowed_maxconn,
+    check_haproxy,
+    find_haproxy,
+    new_binds,
+    read_template,
+    test_bind,
+    write_atomically,
+)
+from rumor.render.template import revision_id
+
+log = get_logger("agent")
+
+
+def settings_of(config: Config, place: Places) -> BalancingSettings:
+    """Return what the configuration says of the balancer.
+
+    Raises:
+        ConfigError: the template cannot be read.
+    """
+    return balancing_settings(
+        config,
+        place.run_directory,
+        read_template(config.balancer.template),
+        maxconn=allowed_maxconn(config.balancer.maxconn),
+    )
+
+
+def make_balancing(
+    config: Callable[[], Config],
+    place: Places,
+    *,
+    membership: Membership,
+    journal: Journal,
+    environ: Mapping[str, str],
+) -> Balancing:
+    """Find HAProxy, take the lock of its configuration, and return who steers it.
+
+    Args:
+        config: returns the configuration as it is now; it may be read again while the agent runs.
+        place: where this node keeps its things.
+        membership: whose picture is rendered.
+        journal: keeps each revision.
+        environ: for finding HAProxy.
+
+    Raises:
+        ConfigError: there is no HAProxy, it is too old, or somebody else steers this one.
+    """
+    program = find_haproxy(environ)
+    settings = settings_of(config(), place)
+    log.info("haproxy", program=program.path, version=program.version, config=place.haproxy_config)
+
+    async def check(text: str, running: str) -> str:
+        on_disk = running or await asyncio.to_thread(_read_if_there, place.haproxy_config)
+        words = await check_haproxy(program.path, text)
+        return words or await asyncio.to_thread(test_bind, new_binds(on_disk, text))
+
+    async def text_of(revision: str) -> str | None:
+        stored = await journal.revision(revision)
+        if stored is not None:
+            return stored.text
+        text = await asyncio.to_thread(_read_if_there, place.haproxy_config)
+        return text if revision_id(text) == revision else None
+
+    async def probe(service: ServiceName, address: HostPort) -> bool:
+        known = next((entry for entry in config().services if entry.name == service), None)
+        return known is not None and (await run_check(check_settings(known), address)).ok
+
+    async def keep_template(text: str) -> None:
+        await asyncio.to_thread(write_atomically, place.good_template, text)
+
+    applier = Applier(
+        ApplierSettings(config=place.haproxy_config, run_directory=place.run_directory, drains=settings.drains),
+        text_of=text_of,
+        write=write_atomically,
+        probe=probe,
+    )
+    applier.lock()
+    return Balancing(
+        settings,
+        applier=applier,
+        journal=journal,
+        check=check,
+        picture=membership.picture,
+        tell_drained=membership.tell_drained,
+        good_template=_read_if_there(place.good_template),
+        keep_template=keep_template,
+    )
+
+
+def _read_if_there(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
