@@ -4,6 +4,7 @@ Shared by memberlist's messages and Serf's. Facts: reference/gossip-wire.md, sec
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -133,8 +134,9 @@ class Fields:
         return versions[:6]
 
 
+@lru_cache(maxsize=4096)
 def read_ip(packed: bytes) -> IPv4Address | IPv6Address:
-    """Return an address from its 4 or 16 bytes; one mapped into IPv6 is the one it maps.
+    """Return an address from its 4 or 16 bytes, the same for the same; one mapped into IPv6 is the one it maps.
 
     Raises:
         PeerError: it has another length.

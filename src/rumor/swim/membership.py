@@ -5,7 +5,8 @@ says: tell it on, tell the layer above, start or stop a suspicion.
 Facts: reference/gossip-wire.md, sections 7.1 to 7.5.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
 from rumor.model import Instant
@@ -89,11 +90,80 @@ GONE = frozenset({State.DEAD, State.LEFT})
 _TOMBSTONES_LIMIT = 10_000
 
 
+class Picture:
+    """A cluster's members, all alive, that many tables may begin with; nobody changes its records."""
+
+    def __init__(self, nodes: Iterable[NodeRecord], now: Instant) -> None:
+        self.order = [
+            Record(node.name, node.address, node.meta, node.state, node.incarnation, node.versions, now, place=place)
+            for place, node in enumerate(nodes)
+        ]
+        self.records = {record.name: record for record in self.order}
+
+
+class Records:
+    """Records by name: a table's own, over those of a picture that it shares with others and must copy to change."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, Record] = {}
+        self._shared: dict[str, Record] = {}
+        self._hidden: set[str] = set()
+        """Names in the picture that have a record of their own by now, or none any more."""
+
+    def __len__(self) -> int:
+        return len(self._own) + len(self._shared) - len(self._hidden)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._own or (name in self._shared and name not in self._hidden)
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self._own
+        yield from (name for name in self._shared if name not in self._hidden)
+
+    def __getitem__(self, name: str) -> Record:
+        record = self.get(name)
+        if record is None:
+            raise KeyError(name)
+        return record
+
+    def get(self, name: str) -> Record | None:
+        record = self._own.get(name)
+        return record if record is not None or name in self._hidden else self._shared.get(name)
+
+    def values(self) -> Iterator[Record]:
+        yield from self._own.values()
+        yield from (record for name, record in self._shared.items() if name not in self._hidden)
+
+    def changed(self) -> Iterable[Record]:
+        """Return those that are not as the picture has them."""
+        return self._own.values()
+
+    def share(self, records: dict[str, Record]) -> None:
+        """Begin with a picture's records, but for those already here."""
+        self._shared = records
+        self._hidden = {name for name in self._own if name in records}
+
+    def put(self, record: Record) -> None:
+        self._own[record.name] = record
+        self._hide(record.name)
+
+    def drop(self, name: str) -> None:
+        self._own.pop(name, None)
+        self._hide(name)
+
+    def is_shared(self, record: Record) -> bool:
+        return self._shared.get(record.name) is record
+
+    def _hide(self, name: str) -> None:
+        if name in self._shared:
+            self._hidden.add(name)
+
+
 class MemberTable:
     """All members but the rules about ourselves, which `node.py` answers before it asks here."""
 
     def __init__(self) -> None:
-        self.records: dict[str, Record] = {}
+        self.records = Records()
         self.order: list[Record] = []
         """The same records in no order, to draw from at random."""
         self.tombstones: dict[str, MemberState] = {}
@@ -102,17 +172,36 @@ class MemberTable:
     def add(self, record: Record) -> None:
         """Take in a record of a name that is not known."""
         self.tombstones.pop(record.name, None)
-        self.records[record.name] = record
+        self.records.put(record)
         record.place = len(self.order)
         self.order.append(record)
 
+    def adopt(self, picture: Picture, me: Record) -> None:
+        """Begin with a picture in which this node is; the table held nobody else so far."""
+        self.records.share(picture.records)
+        self.order = list(picture.order)
+        me.place = picture.records[me.name].place
+        self.order[me.place] = me
+
+    def own(self, record: Record) -> Record:
+        """Return the record to change: a copy, where it is shared."""
+        if not self.records.is_shared(record):
+            return record
+        mine = replace(record)
+        self.records.put(mine)
+        self.order[mine.place] = mine
+        return mine
+
     def _drop(self, name: str) -> Record | None:
-        record = self.records.pop(name, None)
-        if record is not None:
-            last = self.order.pop()
-            if last is not record:
-                last.place = record.place
-                self.order[record.place] = last
+        record = self.records.get(name)
+        if record is None:
+            return None
+        last = self.own(self.order[-1])
+        self.order.pop()
+        self.records.drop(name)
+        if last.name != name:
+            last.place = record.place
+            self.order[record.place] = last
         return record
 
     def merge_alive(self, claim: Alive, now: Instant, *, may_replace_address: bool = False) -> Merge:
@@ -130,6 +219,7 @@ class MemberTable:
             return Merge.CONFLICT
         if claim.incarnation <= record.incarnation and not replaces:
             return Merge.IGNORED
+        record = self.own(record)
         before, meta_before = record.state, record.meta
         record.suspicion = None
         record.address, record.meta, record.incarnation = claim.address, claim.meta, claim.incarnation
@@ -150,6 +240,7 @@ class MemberTable:
             return Merge.CONFIRMED if record.suspicion.confirm(claim.accuser) else Merge.IGNORED
         if record.state is not State.ALIVE:
             return Merge.IGNORED
+        record = self.own(record)
         record.incarnation = claim.incarnation
         record.enter(State.SUSPECT, now, accuser=claim.accuser)
         return Merge.SUSPECTED
@@ -159,6 +250,7 @@ class MemberTable:
         record = self.records.get(claim.node)
         if record is None or claim.incarnation < record.incarnation or record.state in GONE:
             return Merge.IGNORED
+        record = self.own(record)
         record.suspicion = None
         record.incarnation = claim.incarnation
         has_left = claim.accuser == claim.node
@@ -167,7 +259,9 @@ class MemberTable:
 
     def forget_gone(self, before: Instant) -> list[str]:
         """Move members that have been gone since `before` out of the protocol's sight; return their names."""
-        names = [name for name, record in self.records.items() if record.state in GONE and record.changed_at < before]
+        # A picture's records are alive.
+        gone = [record for record in self.records.changed() if record.state in GONE and record.changed_at < before]
+        names = [record.name for record in gone]
         for name in names:
             if len(self.tombstones) >= _TOMBSTONES_LIMIT:
                 self.tombstones.pop(next(iter(self.tombstones)))

@@ -7,7 +7,7 @@ Facts: reference/gossip-wire.md, sections 2, 6, 7 and 8.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import assert_never
@@ -28,7 +28,7 @@ from rumor.swim.codec import (
     encode_user,
 )
 from rumor.swim.delegate import Delegate, NoDelegate
-from rumor.swim.membership import GONE, MemberState, MemberTable, Merge, Record, versions_agree
+from rumor.swim.membership import GONE, MemberState, MemberTable, Merge, Picture, Record, versions_agree
 from rumor.swim.messages import (
     VERSIONS,
     Ack,
@@ -166,7 +166,7 @@ class Node:
         self._awareness = Awareness(self._timings.awareness_max)
         self._newcomers = Newcomers()
         self._queue = BroadcastQueue(self._timings.retransmit_mult)
-        self._probe_order = ProbeOrder()
+        self._probe_order = ProbeOrder(random)
         self._probe: ProbeRound | None = None
         self._relays: dict[int, Relay] = {}
         self._reclaims: dict[str, _Reclaim] = {}
@@ -250,13 +250,11 @@ class Node:
         """Gossip soon: the layer above has something to tell."""
         self._arm(now)
 
-    def adopt(self, picture: Iterable[NodeRecord], now: Instant) -> None:
+    def adopt(self, picture: Picture, now: Instant) -> None:
         """Begin with a picture of the cluster as if long a member of it: nothing is told, in either direction."""
-        for node in picture:
-            if node.name not in self._table.records:
-                self._table.add(
-                    Record(node.name, node.address, node.meta, node.state, node.incarnation, node.versions, now)
-                )
+        self._table.adopt(picture, self._me)
+        # Long a member, it is anywhere between two exchanges.
+        self._next_push_pull = Instant(now + self._random.random() * self._push_pull_interval())
         self._queue = BroadcastQueue(self._timings.retransmit_mult)
         self._next_gossip = None
         self._arm(now)
@@ -297,6 +295,10 @@ class Node:
     def member(self, name: str) -> MemberState | None:
         """Return one member, also one that is gone; None for one that is not known."""
         return self._table.view(name)
+
+    def failed(self) -> list[str]:
+        """Return the names of members that failed and are not forgotten yet."""
+        return [record.name for record in self._table.records.changed() if record.state is State.DEAD]
 
     def statistics(self) -> Statistics:
         counters = self._counters
@@ -469,7 +471,6 @@ class Node:
             if self._settings.name not in self._table.records:
                 self._table.add(self._me)
             names = [name for name in self._table.records if name != self._settings.name]
-            self._random.shuffle(names)
             self._probe_order.restart(names)
         return None
 
@@ -553,12 +554,14 @@ class Node:
         return any(record is not self._me and self._is_gossip_target(record, now) for record in self._table.order)
 
     def _start_push_pull(self, now: Instant) -> None:
-        members = len(self._table.records)
-        # Large clusters exchange whole pictures less often (reference, section 6.7).
-        scale = 1 if members <= 32 else (members - 1).bit_length() - 4
-        self._next_push_pull = Instant(now + self._timings.push_pull_interval * scale)
+        self._next_push_pull = Instant(now + self._push_pull_interval())
         for record in self._pick(1, lambda record: record.state is State.ALIVE):
             self._open_push_pull(record.address, is_join=False)
+
+    def _push_pull_interval(self) -> float:
+        """Return the pause between exchanges: large clusters have them less often (reference, section 6.7)."""
+        members = len(self._table.records)
+        return self._timings.push_pull_interval * (1 if members <= 32 else (members - 1).bit_length() - 4)
 
     def _settle_leave(self, now: Instant) -> None:
         if self._leave_deadline is None:
@@ -689,7 +692,7 @@ class Node:
         self._queue.queue(claim.node, encode(claim))
         match outcome:
             case Merge.JOINED:
-                self._probe_order.insert(claim.node, self._random.randint(0, len(self._probe_order)))
+                self._probe_order.add(claim.node)
                 self._notify(events.MemberJoined(claim.node))
             case Merge.UPDATED:
                 self._notify(events.MemberUpdated(claim.node))

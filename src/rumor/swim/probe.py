@@ -5,6 +5,7 @@ Values only: `node.py` sends what a round asks for. Facts: reference/gossip-wire
 
 from dataclasses import dataclass
 from enum import Enum, auto
+from random import Random
 
 from rumor.model import Instant
 from rumor.names import HostPort
@@ -64,32 +65,31 @@ class Relay:
 
 
 class ProbeOrder:
-    """Whom to probe next: each member once a round, in an order shuffled anew for each round."""
+    """Whom to probe next: each member once a round, drawn from those whose turn has not come in it."""
 
-    def __init__(self) -> None:
-        self._names: list[str] = []
-        self._next = 0
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._first: list[str] = []
+        self._left: list[str] = []
 
-    def insert(self, name: str, position: int) -> None:
-        """Add a newcomer at a random place, so that it is probed within one round."""
-        self._names.insert(position, name)
-        if position < self._next:
-            self._next += 1
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def take(self) -> str | None:
-        """Return the next name, or None at the end of a round."""
-        if self._next >= len(self._names):
-            return None
-        self._next += 1
-        return self._names[self._next - 1]
+    def add(self, name: str) -> None:
+        """Let a newcomer have its turn in this round."""
+        self._left.append(name)
 
     def put_first(self, name: str) -> None:
         """Let a member be the next."""
-        self._names.insert(self._next, name)
+        self._first.append(name)
+
+    def take(self) -> str | None:
+        """Return the next name, or None at the end of a round."""
+        if self._first:
+            return self._first.pop()
+        if not self._left:
+            return None
+        drawn = self._random.randrange(len(self._left))
+        self._left[drawn], self._left[-1] = self._left[-1], self._left[drawn]
+        return self._left.pop()
 
     def restart(self, names: list[str]) -> None:
-        self._names = names
-        self._next = 0
+        """Begin a round with these names; the list is the order's from now on."""
+        self._left = names

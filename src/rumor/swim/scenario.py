@@ -10,7 +10,6 @@ from random import Random
 
 from rumor.model import Instant, Seconds
 from rumor.swim import events
-from rumor.swim.messages import State
 from rumor.swim.presets import PRESETS
 from rumor.swim.simulation import Simulation
 
@@ -170,8 +169,7 @@ class _Story:
     def _reconnect(self) -> None:
         """Do what every agent's joiner does: look for one member that failed."""
         for name in self._survivors():
-            states = self._simulation.states(name)
-            failed = [other for other, state in states.items() if state is State.DEAD]
+            failed = self._simulation.node(name).failed()
             if failed:
                 self._simulation.sync(name, self._simulation.address(self._random.choice(failed)))
 

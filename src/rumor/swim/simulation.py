@@ -23,6 +23,7 @@ from typing import TypeVar, assert_never
 from rumor.model import Instant, Seconds
 from rumor.names import HostPort
 from rumor.swim.events import Event
+from rumor.swim.membership import Picture
 from rumor.swim.messages import NodeRecord, State
 from rumor.swim.node import CloseStream, Node, NodeSettings, Notify, OpenStream, Output, SendPacket, SendStream
 from rumor.swim.presets import LAN, Timings
@@ -175,10 +176,11 @@ class Simulation:
 
     def converge(self) -> None:
         """Let everybody know everybody, as if long joined: joining a thousand members one by one takes its time."""
-        picture = [
+        nodes = (
             NodeRecord(name, host.settings.address, 1, State.ALIVE, host.settings.meta, host.settings.versions)
             for name, host in self._hosts.items()
-        ]
+        )
+        picture = Picture(nodes, self.now)
         for host in self._hosts.values():
             host.node.adopt(picture, self.now)
             self._carry_out(host)

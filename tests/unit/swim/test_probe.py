@@ -1,5 +1,7 @@
 """A probe round is judged by what came back; each member is probed once a round."""
 
+from random import Random
+
 import pytest
 
 from rumor.model import Instant
@@ -38,23 +40,39 @@ def test_helpers_that_do_not_even_say_no_make_this_node_doubt_itself(expected: i
     assert under_way.awareness_delta() == delta
 
 
+def order_of(*names: str) -> ProbeOrder:
+    order = ProbeOrder(Random(1))
+    order.restart(list(names))
+    return order
+
+
+def rest(order: ProbeOrder) -> list[str]:
+    return list(iter(order.take, None))
+
+
 def test_a_round_takes_each_name_once() -> None:
-    order = ProbeOrder()
-    order.restart(["a", "b"])
-    assert [order.take() for _ in range(3)] == ["a", "b", None]
+    assert sorted(rest(order_of("a", "b", "c"))) == ["a", "b", "c"]
 
 
-def test_a_newcomer_ahead_is_probed_in_this_round() -> None:
-    order = ProbeOrder()
-    order.restart(["a", "b"])
-    order.take()
-    order.insert("c", 1)
-    assert [order.take() for _ in range(3)] == ["c", "b", None]
+def test_rounds_differ() -> None:
+    random = Random(1)
+    rounds = set()
+    for _ in range(20):
+        order = ProbeOrder(random)
+        order.restart(["a", "b", "c"])
+        rounds.add(tuple(rest(order)))
+    assert len(rounds) == 6
 
 
-def test_a_newcomer_behind_makes_nobody_be_probed_twice() -> None:
-    order = ProbeOrder()
-    order.restart(["a", "b"])
-    order.take()
-    order.insert("c", 0)
-    assert [order.take() for _ in range(2)] == ["b", None]
+def test_a_newcomer_is_probed_in_this_round() -> None:
+    order = order_of("a", "b")
+    first = order.take()
+    order.add("c")
+    assert sorted([str(first), *rest(order)]) == ["a", "b", "c"]
+
+
+def test_who_is_put_first_is_next_and_keeps_its_turn() -> None:
+    order = order_of("a", "b", "c")
+    order.put_first("c")
+    assert order.take() == "c"
+    assert sorted(rest(order)) == ["a", "b", "c"]
