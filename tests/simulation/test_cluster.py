@@ -150,7 +150,7 @@ def test_suspicion_and_awareness_keep_a_node_that_hears_little_from_condemning_h
     hasty = replace(LAN, suspicion_mult=1, suspicion_max_timeout_mult=1, awareness_max=1)
     condemning = [seed for seed in range(8) if failures_by_a_deaf_node(seed, LAN)]
     without = [seed for seed in range(8) if failures_by_a_deaf_node(seed, hasty)]
-    assert len(without) == 8
+    assert len(without) >= 6, f"seeds {without}"
     assert len(condemning) <= 2, f"seeds {condemning}"
 
 
