@@ -5,7 +5,8 @@
 
 Each cluster runs in a network namespace of its own that this script makes, on loopback addresses, preset lan, so that
 packets can be counted and lost there. What an agent knows, and when, is read from its own log over RPC, the same for
-both kinds. Needs root (for the namespace), `serf` and `ip`; where the kernel has no netem, the lossy part is left out.
+both kinds. Needs root (for the namespace), `serf` and `ip`; packets are lost by netem, or by nft where the kernel has
+none. A killed agent is replaced before the next is, so that `--kills 20` are twenty of the same.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from rumor.serf.rpc_client import RpcClient
 TICK = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
 DEADLINE = 120.0
+LOSSY_SECONDS = 60.0
 KINDS = {"serf": ["serf"], "rumor": [sys.executable, "-m", "rumor"]}
 
 
@@ -160,9 +162,24 @@ def loopback() -> tuple[int, int]:
 
 
 def lose(percent: int) -> bool:
-    """Lose packets in this namespace; False where the kernel cannot."""
+    """Lose this share of gossip's packets, UDP and TCP, in this namespace; False where the kernel cannot."""
     words = ["tc", "qdisc", "replace", "dev", "lo", "root", "netem", "loss", f"{percent}%"]
-    return subprocess.run(words, capture_output=True, check=False).returncode == 0
+    if subprocess.run(words, capture_output=True, check=False).returncode == 0:
+        return True
+    rules = f"""
+        table inet bench
+        delete table inet bench
+        table inet bench {{
+            chain input {{
+                type filter hook input priority 0;
+                th dport 7946 numgen random mod 100 < {percent} drop
+            }}
+        }}
+    """
+    try:
+        return subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=False).returncode == 0
+    except FileNotFoundError:
+        return False
 
 
 def measure(kind: str, size: int, kills: int, losses: list[int], idle: float) -> list[Row]:
@@ -187,7 +204,7 @@ def measure(kind: str, size: int, kills: int, losses: list[int], idle: float) ->
             row.event_median = event(cluster)
             row.join_median = join(cluster)
             say(f"{kind} {size}: events and joins")
-            times = [kill(cluster, number) for number in range(min(kills, size - 2))]
+            times = [kill(cluster, number) for number in range(kills)]
             row.kill_first = middle([one[0] for one in times if one])
             row.kill_median = middle([statistics.median(one) for one in times if one])
             row.kill_last = middle([one[-1] for one in times if one])
@@ -197,7 +214,7 @@ def measure(kind: str, size: int, kills: int, losses: list[int], idle: float) ->
                 if lose(percent):
                     rows.append(lossy(cluster, kind, percent))
                 else:
-                    say("this kernel has no netem: nothing is lost on purpose")
+                    say("neither netem nor nft (apt-get install nftables) works here: nothing is lost on purpose")
         finally:
             subprocess.run(["tc", "qdisc", "del", "dev", "lo", "root"], capture_output=True, check=False)
             cluster.end()
@@ -229,7 +246,11 @@ def kill(cluster: Cluster, number: int) -> list[float]:
     since = time.monotonic()
     victim.process.kill()
     victim.process.wait(10)
-    return spread(cluster.agents, f"EventMemberFailed: {victim.name} ", since)
+    times = spread(cluster.agents, f"EventMemberFailed: {victim.name} ", since)
+    others, new = list(cluster.agents), cluster.start()
+    spread(others, f"EventMemberJoin: {new.name} ", 0.0)
+    wait_for(lambda: follows(new), "the newcomer answers")
+    return times
 
 
 def freeze(cluster: Cluster) -> float | None:
@@ -244,7 +265,7 @@ def freeze(cluster: Cluster) -> float | None:
 
 def lossy(cluster: Cluster, kind: str, percent: int) -> Row:
     since = time.monotonic()
-    time.sleep(60)
+    time.sleep(LOSSY_SECONDS)
     false = sum(at >= since and "EventMemberFailed" in line for agent in cluster.agents for at, line in agent.lines)
     victim = cluster.agents.pop()
     since = time.monotonic()

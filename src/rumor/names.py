@@ -7,6 +7,7 @@ statement at `#`, and takes a line feed as the start of a directive of the sende
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NewType, Self
 
@@ -103,7 +104,7 @@ class HostPort:
 
     @property
     def ip(self) -> IPAddress:
-        return ip_address(self.host)
+        return _ip(self.host)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -118,6 +119,11 @@ class Endpoint:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@lru_cache(maxsize=4096)
+def _ip(host: str) -> IPAddress:
+    return ip_address(host)
 
 
 def _split_port(text: str) -> tuple[str, str | None]:

@@ -4,10 +4,13 @@ Facts: reference/gossip-wire.md, section 7.7.
 """
 
 import math
+from collections.abc import Iterator
 
 _QUEUE_LIMIT = 8192
 # A compound holds at most 127 parts; one is kept for the message that the news rides on.
 _PARTS_LIMIT = 126
+_TOO_LONG_LIMIT = 16
+"""After so many messages that no longer fit, a packet counts as full: thousands may be waiting."""
 
 
 class BroadcastQueue:
@@ -37,22 +40,28 @@ class BroadcastQueue:
         """Return up to `count` messages that fit into `room` bytes at `overhead` bytes each; they count as sent."""
         limit = self.transmit_limit(members)
         taken: list[tuple[str, int, bytes]] = []
-        for sends, tier in enumerate(self._tiers):
-            for key in reversed(tier):
-                message = tier[key]
-                if len(message) + overhead <= room:
-                    room -= len(message) + overhead
-                    taken.append((key, sends, message))
-                    if len(taken) >= count or room <= overhead:
-                        break
-            if len(taken) >= count or room <= overhead:
-                break
+        too_long = 0
+        for key, sends, message in self._freshest_first():
+            if len(message) + overhead <= room:
+                room -= len(message) + overhead
+                taken.append((key, sends, message))
+                if len(taken) >= count or room <= overhead:
+                    break
+            else:
+                too_long += 1
+                if too_long >= _TOO_LONG_LIMIT:
+                    break
         # The oldest first, so that the newest stays the last in its tier.
         for key, sends, message in reversed(taken):
             self._remove(key)
             if sends + 1 < limit:
                 self._add(key, sends + 1, message)
         return [message for _, _, message in taken]
+
+    def _freshest_first(self) -> Iterator[tuple[str, int, bytes]]:
+        for sends, tier in enumerate(self._tiers):
+            for key in reversed(tier):
+                yield key, sends, tier[key]
 
     def transmit_limit(self, members: int) -> int:
         return self._mult * math.ceil(math.log10(members + 1))

@@ -120,7 +120,7 @@ class Fields:
 
     def address(self, host: bytes, port: bytes, *, default_port: int) -> HostPort:
         number = self.number(port, limit=65_535) or default_port
-        return HostPort.of(read_ip(self.raw(host, limit=16)), number)
+        return HostPort(_read_host(self.raw(host, limit=16)), number)
 
     def source(self) -> HostPort | None:
         if not self._fields.get(b"SourceAddr") or not self._fields.get(b"SourcePort"):
@@ -135,8 +135,13 @@ class Fields:
 
 
 @lru_cache(maxsize=4096)
+def _read_host(packed: bytes) -> str:
+    """Return an address as text; a picture of the cluster names each member's at every exchange."""
+    return str(read_ip(packed))
+
+
 def read_ip(packed: bytes) -> IPv4Address | IPv6Address:
-    """Return an address from its 4 or 16 bytes, the same for the same; one mapped into IPv6 is the one it maps.
+    """Return an address from its 4 or 16 bytes; one mapped into IPv6 is the one it maps.
 
     Raises:
         PeerError: it has another length.

@@ -279,6 +279,10 @@ class MemberTable:
         record = self.records.get(name)
         return self.tombstones.get(name) if record is None else record.view()
 
+    def states(self) -> dict[str, State]:
+        states = {record.name: record.state for record in self.order}
+        return states | {name: member.state for name, member in self.tombstones.items()}
+
     def views(self) -> tuple[MemberState, ...]:
         return (*(record.view() for record in self.records.values()), *self.tombstones.values())
 

@@ -171,6 +171,8 @@ class Node:
         self._relays: dict[int, Relay] = {}
         self._reclaims: dict[str, _Reclaim] = {}
         self._suspects: set[str] = set()
+        self._next_expiry = _NOTHING_DUE
+        """No suspicion ends before; it may be that none ends then."""
         self._streams: dict[int, _Stream] = {}
         self._seq_no = 0
         self._last_stream_id = -1
@@ -296,6 +298,10 @@ class Node:
         """Return one member, also one that is gone; None for one that is not known."""
         return self._table.view(name)
 
+    def states(self) -> dict[str, State]:
+        """Return every member's state by its name."""
+        return self._table.states()
+
     def failed(self) -> list[str]:
         """Return the names of members that failed and are not forgotten yet."""
         return [record.name for record in self._table.records.changed() if record.state is State.DEAD]
@@ -408,7 +414,7 @@ class Node:
         for name in self._suspects:
             suspicion = self._table.records[name].suspicion
             if suspicion is not None:
-                suspicion.started = Instant(suspicion.started + gap)
+                suspicion.postpone(Seconds(gap))
         for reclaim in self._reclaims.values():
             reclaim.deadline = Instant(reclaim.deadline + gap)
         self._next_probe = Instant(now + self._timings.probe_interval)
@@ -429,10 +435,7 @@ class Node:
             due = min(due, self._next_gossip)
         if self._leave_deadline is not None:
             due = min(due, self._leave_deadline)
-        for name in self._suspects:
-            suspicion = self._table.records[name].suspicion
-            if suspicion is not None:
-                due = min(due, suspicion.deadline)
+        due = min(due, self._next_expiry)
         for relay in self._relays.values():
             due = min(due, relay.deadline)
         for reclaim in self._reclaims.values():
@@ -516,12 +519,17 @@ class Node:
             self._streams[stream_id].probe_seq_no = probe.seq_no
 
     def _expire_suspicions(self, now: Instant) -> None:
+        if now < self._next_expiry:
+            return
+        self._next_expiry = _NOTHING_DUE
         for name in sorted(self._suspects):
             record = self._table.records.get(name)
             if record is None or record.suspicion is None:
                 self._suspects.discard(name)
             elif now >= record.suspicion.deadline:
                 self._merge_dead(Dead(record.incarnation, name, self._settings.name), now)
+            else:
+                self._next_expiry = min(self._next_expiry, record.suspicion.deadline)
 
     def _expire_relays(self, now: Instant) -> None:
         for seq_no in [seq_no for seq_no, relay in self._relays.items() if now >= relay.deadline]:
@@ -710,12 +718,14 @@ class Node:
         if outcome is Merge.IGNORED:
             return
         self._queue.queue(claim.node, encode(claim))
+        record = self._table.records[claim.node]
         if outcome is Merge.SUSPECTED:
             members = len(self._table.records)
-            record = self._table.records[claim.node]
             record.suspicion = Suspicion.start(claim.accuser, claim.incarnation, members, self._timings, now)
             self._suspects.add(claim.node)
             self._notify(events.MemberSuspected(claim.node, claim.accuser))
+        if record.suspicion is not None:
+            self._next_expiry = min(self._next_expiry, record.suspicion.deadline)
 
     def _merge_dead(self, claim: Dead, now: Instant) -> None:
         if claim.node == self._settings.name:

@@ -23,6 +23,8 @@ class Suspicion:
     wanted: int
     """How many further accusers shorten the wait to `shortest`."""
     accusers: set[str] = field(default_factory=set)
+    deadline: Instant = Instant(0.0)
+    """When the member counts as dead, unless it has proved itself by then."""
 
     @classmethod
     def start(cls, accuser: str, incarnation: int, members: int, timings: Timings, now: Instant) -> "Suspicion":
@@ -34,19 +36,27 @@ class Suspicion:
             # Nobody else could confirm, so waiting for them would only cost time.
             wanted = 0
         longest = shortest * timings.suspicion_max_timeout_mult if wanted > 0 else shortest
-        return cls(incarnation, now, Seconds(shortest), Seconds(longest), wanted, {accuser})
+        suspicion = cls(incarnation, now, Seconds(shortest), Seconds(longest), wanted, {accuser})
+        suspicion._set_deadline()
+        return suspicion
 
     def confirm(self, accuser: str) -> bool:
         """Count a further accuser; say whether it was news that others should hear."""
         if accuser in self.accusers or len(self.accusers) - 1 >= self.wanted:
             return False
         self.accusers.add(accuser)
+        self._set_deadline()
         return True
 
-    @property
-    def deadline(self) -> Instant:
-        if self.wanted < 1:
-            return Instant(self.started + self.shortest)
-        share = math.log(len(self.accusers)) / math.log(self.wanted + 1)
-        wait = self.longest - (self.longest - self.shortest) * share
-        return Instant(self.started + max(self.shortest, math.floor(wait * 1000) / 1000))
+    def postpone(self, gap: Seconds) -> None:
+        """Let the wait begin later: nobody could have been heard for so long."""
+        self.started = Instant(self.started + gap)
+        self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        wait: float = self.shortest
+        if self.wanted > 0:
+            share = math.log(len(self.accusers)) / math.log(self.wanted + 1)
+            wait = self.longest - (self.longest - self.shortest) * share
+            wait = max(self.shortest, math.floor(wait * 1000) / 1000)
+        self.deadline = Instant(self.started + wait)
