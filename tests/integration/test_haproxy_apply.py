@@ -5,7 +5,7 @@ import contextlib
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -758,6 +758,14 @@ class DyingSocket(CommandSocket):
         if self.left[0] < 0:
             raise Killed
         return await CommandSocket.ask(self, *lines, deadline=deadline)
+
+    async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]:
+        granted = lines[: max(0, self.left[0])]
+        self.left[0] -= len(lines)
+        replies = await CommandSocket.ask_each(self, granted)
+        if self.left[0] < 0:
+            raise Killed
+        return replies
 
 
 async def test_an_applier_killed_between_any_two_lines_is_succeeded(stage: Stage) -> None:

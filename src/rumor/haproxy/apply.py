@@ -10,12 +10,12 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rumor.errors import ConfigError, Refused, RumorError, Unreachable
+from rumor.errors import ConfigError, Refused, Unreachable
 from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_revision, read_config
 from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
 from rumor.haproxy.plan import Memory, Plan, ProbeServer, Step, plan
@@ -51,6 +51,7 @@ class Commands(Protocol):
     """One of HAProxy's command sockets."""
 
     async def ask(self, *commands: str, deadline: Seconds = DEADLINE) -> str: ...
+    async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,42 +305,70 @@ class Applier:
             raise Refused(f"HAProxy would not keep the revision's id: {reply[:200]!a}")
 
     async def _carry_out(self, steps: Iterable[Step]) -> list[str]:
-        """Carry out steps, probes last and side by side; return what was done, in words."""
-        done: list[str] = []
-        probes: list[ProbeServer] = []
+        """Carry out steps, probes last; return what was done, in words."""
+        now, probes = list[Step](), list[ProbeServer]()
         for step in steps:
             if isinstance(step, ProbeServer):
                 probes.append(step)
             else:
-                done += await self._carry_out_step(step)
-        for start in range(0, len(probes), _PROBES_AT_ONCE):
-            async with asyncio.TaskGroup() as group:
-                batch = [
-                    group.create_task(self._carry_out_probe(step), name=f"probe {describe(step)}")
-                    for step in probes[start : start + _PROBES_AT_ONCE]
-                ]
-            for outcome in (task.result() for task in batch):
-                if isinstance(outcome, RumorError):
-                    raise outcome
-                done += outcome
+                now.append(step)
+        done = await self._carry_out_now(now)
+        if probes:
+            done += await self._carry_out_probes(probes)
         return done
 
-    async def _carry_out_probe(self, step: ProbeServer) -> list[str] | RumorError:
-        """Probe, and do what follows at once; a foreseen error is returned, since a group would wrap it."""
-        try:
-            async with asyncio.timeout(_PROBE_PATIENCE):
-                is_well = await self._probe(step.key[0], step.address)
-        except TimeoutError:
-            return []
-        try:
-            return await self._carry_out_step(step.then) if is_well else []
-        except RumorError as error:
-            return error
+    async def _carry_out_probes(self, probes: Sequence[ProbeServer]) -> list[str]:
+        """Probe side by side, and let what follows a good answer follow at once, together with what else is due."""
+        done: list[str] = []
+        well: list[Step] = []
+        wake = asyncio.Event()
+        gate = asyncio.Semaphore(_PROBES_AT_ONCE)
 
-    async def _carry_out_step(self, step: Step) -> list[str]:
-        """Carry out one step that is HAProxy's; return what was done, in words."""
-        outcome = read_reply(step, await self._worker.ask(*commands(step)))
-        if isinstance(outcome, NotAtRunTime):
-            log.warning("not_at_run_time", step=describe(step), words=outcome.words)
-            self._memory.refused[step.key] = outcome.words
-        return [describe(step)] if isinstance(outcome, Done) else []
+        async def probe(step: ProbeServer) -> None:
+            try:
+                async with gate, asyncio.timeout(_PROBE_PATIENCE):
+                    if await self._probe(step.key[0], step.address):
+                        well.append(step.then)
+            except TimeoutError:
+                return
+            finally:
+                wake.set()
+
+        tasks = [asyncio.create_task(probe(step), name=f"probe {describe(step)}") for step in probes]
+        try:
+            while not all(task.done() for task in tasks) or well:
+                await wake.wait()
+                wake.clear()
+                due = well.copy()
+                well.clear()
+                done += await self._carry_out_now(due)
+            for task in tasks:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return done
+
+    async def _carry_out_now(self, steps: Sequence[Step]) -> list[str]:
+        """Carry out steps that are HAProxy's in one conversation; return what was done, in words.
+
+        Raises:
+            Refused: HAProxy said no to some it should have taken; the others are done all the same.
+        """
+        done: list[str] = []
+        refused: Refused | None = None
+        for step, reply in zip(steps, await self._worker.ask_each([commands(step) for step in steps]), strict=True):
+            try:
+                outcome = read_reply(step, reply)
+            except Refused as error:
+                refused = refused or error
+                continue
+            if isinstance(outcome, NotAtRunTime):
+                log.warning("not_at_run_time", step=describe(step), words=outcome.words)
+                self._memory.refused[step.key] = outcome.words
+            if isinstance(outcome, Done):
+                done.append(describe(step))
+        if refused is not None:
+            raise refused
+        return done

@@ -6,7 +6,7 @@ watches: `faults` tells of every moment in which requests would have been lost.
 Facts: reference/haproxy.md, sections 2, 3, 5 and 6.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -265,6 +265,14 @@ class FakeSocket:
         self.haproxy.before(";".join(commands))
         answer = self.haproxy.answer_master if self.is_master else self.haproxy.answer_worker
         return "".join(map(answer, commands)).strip()
+
+    async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]:
+        """Answer as `CommandSocket.ask_each` does; each line is a step that may be interrupted.
+
+        Raises:
+            Unreachable: the fake is not running.
+        """
+        return [await self.ask(*line) for line in lines]
 
 
 def _key(name: str) -> tuple[str, str]:

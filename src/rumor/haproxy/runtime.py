@@ -1,11 +1,13 @@
-"""One command out, one reply in, over HAProxy's UNIX sockets, each with a deadline and a limit.
+"""Commands out, replies in, over HAProxy's UNIX sockets, each exchange with a deadline and a limit.
 
-Every exchange is a connection of its own: the worker behind the path changes with each reload.
+Every exchange is a connection of its own: the worker behind the path changes with each reload. Many commands go as one
+conversation (`ask_each`): a thousand servers cost one connection, not a thousand.
 Facts: reference/haproxy.md, section 1.
 """
 
 import asyncio
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rumor.errors import Bug, Unreachable
@@ -21,6 +23,10 @@ RELOAD_DEADLINE = Seconds(30.0)
 _REPLY_LIMIT = 64 * 1024 * 1024
 _COMMAND_LIMIT = 16_000
 """One command must fit HAProxy's buffer of 16,384 bytes."""
+_PROMPT = "\n> "
+_LINES_AT_ONCE = 256
+_LINE_TIME = Seconds(0.01)
+"""What the deadline of a conversation grows by with each line; usual are 0.1 ms."""
 
 
 class CommandSocket:
@@ -36,28 +42,49 @@ class CommandSocket:
             Unreachable: nobody listens, or the reply did not come in time.
             Bug: a command holds a character that would start another.
         """
-        for command in commands:
-            if "\n" in command or ";" in command or len(command) > _COMMAND_LIMIT:
-                raise Bug(f"this is not one command for HAProxy: {command[:200]!a}")
+        reply = await self._exchange([_line(commands)], deadline, slow=_SLOW)
+        return reply.strip()
+
+    async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]:
+        """Send many lines of commands in one conversation; return what was replied to each, stripped.
+
+        A line is carried out as a whole or not at all, whatever becomes of this process.
+
+        Raises:
+            Unreachable: nobody listens, the replies did not come in time, or some are missing.
+            Bug: a command holds a character that would start another.
+        """
+        if not lines:
+            return []
+        texts = ["prompt", *map(_line, lines), "quit"]
+        time_for_all = Seconds(len(lines) * _LINE_TIME)
+        reply = await self._exchange(texts, Seconds(DEADLINE + time_for_all), slow=Seconds(_SLOW + time_for_all))
+        # In conversation HAProxy ends its reply to each command, to `prompt` as well, with a prompt of its own.
+        replies = reply.split(_PROMPT)[1:-1]
+        if len(replies) != sum(map(len, lines)):
+            raise Unreachable(f"HAProxy broke off on {self.path} after {len(replies)} replies")
+        taken = iter(replies)
+        return ["\n".join(next(taken).strip() for _ in line).strip() for line in lines]
+
+    async def _exchange(self, lines: Sequence[str], deadline: Seconds, *, slow: Seconds) -> str:
         began = time.monotonic()
         try:
             async with asyncio.timeout(deadline):
-                return await self._exchange(";".join(commands))
+                return await self._converse(lines)
         except TimeoutError as error:
             raise Unreachable(f"HAProxy did not answer on {self.path} within {deadline:g} s") from error
         except OSError as error:
             raise Unreachable(f"HAProxy does not listen on {self.path}: {error.strerror or error}") from error
         finally:
             took = time.monotonic() - began
-            if took > _SLOW:
-                log.warning("haproxy_slow", command=commands[0][:80], took=f"{took:.3f}s")
+            if took > slow:
+                log.warning("haproxy_slow", command=lines[min(1, len(lines) - 1)][:80], took=f"{took:.3f}s")
 
-    async def _exchange(self, line: str) -> str:
+    async def _converse(self, lines: Sequence[str]) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self.path))
+        # HAProxy stops reading while its replies are not taken, so both go on at once.
+        writing = asyncio.create_task(_write(writer, lines), name="commands")
         try:
-            writer.write(f"{line}\n".encode())
-            # The master keeps the connection open unless we are seen to have finished.
-            writer.write_eof()
             parts: list[bytes] = []
             size = 0
             while data := await reader.read(256 * 1024):
@@ -65,6 +92,23 @@ class CommandSocket:
                 if size > _REPLY_LIMIT:
                     raise Unreachable(f"HAProxy's reply on {self.path} is longer than {_REPLY_LIMIT} bytes")
                 parts.append(data)
-            return b"".join(parts).decode("utf-8", "replace").strip()
+            await writing
+            return b"".join(parts).decode("utf-8", "replace")
         finally:
+            writing.cancel()
             writer.close()
+
+
+def _line(commands: Sequence[str]) -> str:
+    for command in commands:
+        if "\n" in command or ";" in command or len(command) > _COMMAND_LIMIT:
+            raise Bug(f"this is not one command for HAProxy: {command[:200]!a}")
+    return ";".join(commands)
+
+
+async def _write(writer: asyncio.StreamWriter, lines: Sequence[str]) -> None:
+    for start in range(0, len(lines), _LINES_AT_ONCE):
+        writer.write("".join(f"{line}\n" for line in lines[start : start + _LINES_AT_ONCE]).encode())
+        await writer.drain()
+    # The master keeps the connection open unless we are seen to have finished.
+    writer.write_eof()
