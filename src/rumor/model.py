@@ -76,6 +76,17 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
+class OperatorWord:
+    """What a person has said of one server; it holds until a person takes it back."""
+
+    drains: bool = False
+    weight: int | None = None
+    """Instead of the weight that the node says; None for the node's."""
+    by: str = ""
+    at: WallTime = WallTime(0.0)
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Whatever speaks for or against a server, in the words `rumor table` and `rumor why` print."""
 

@@ -44,6 +44,11 @@ class Places:
         return self.directory / "haproxy.cfg.j2"
 
     @property
+    def operator_words(self) -> Path:
+        """What people have said of servers."""
+        return self.directory / "operator.json"
+
+    @property
     def master_socket(self) -> Path:
         return self.run_directory / "master.sock"
 

@@ -17,7 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from rumor.api_client import AgentApi
+from rumor.errors import RumorError
 from rumor.local.processes import ProcessId, is_running, read_record
+from rumor.places import places
 
 WEBAPP = Path(__file__).parents[2] / "examples" / "webapp" / "webapp.py"
 APP = f"{sys.executable} {WEBAPP} --host {{host}} --port {{port}}"
@@ -140,6 +143,50 @@ def test_a_cluster_serves_shows_itself_and_leaves_nothing_behind(tmp_path: Path,
     assert up.stop() == 0, up.text
     nothing_is_left(up, processes)
     assert "Traceback" not in up.text
+
+
+@pytest.mark.timeout(120)
+def test_an_operator_drains_a_server_is_told_why_and_takes_it_back(tmp_path: Path, start: Callable[..., Up]) -> None:
+    (tmp_path / "rumor.toml").write_text(FILE)
+    url = start(tmp_path).wait_ready()
+
+    def answering() -> set[str]:
+        return {json.loads(get(url)[1])["tag"] for _ in range(8)}
+
+    assert rumor(tmp_path, "drain", "web-1", "--wait", "10s") == "web/web-1: drained\n"
+    assert answering() == {"web-2"}
+    # The word outlives the agent that took it.
+    os.kill(status_pid(tmp_path), signal.SIGKILL)
+    wait_for(lambda: is_answering(tmp_path), lambda: "the agent is back")
+    said = rumor(tmp_path, "why", "web-1")
+    assert re.search(r"^web-1 of web at 127\.0\.0\.1:\d+: (drain|maint), weight 100$", said, re.MULTILINE), said
+    assert re.search(r"^  operator  drain, by \S+@\S+, since ", said, re.MULTILINE), said
+    assert re.search(r"says of web-1 of web: drain$", said, re.MULTILINE), said
+    assert answering() == {"web-2"}
+    assert rumor(tmp_path, "ready", "web/web-1") == "web/web-1: may serve again\n"
+    wait_for(lambda: answering() == {"web-1", "web-2"}, lambda: rumor(tmp_path, "why", "web-1"))
+    assert rumor(tmp_path, "weight", "web-2", "0") == "web/web-2: weight 0\n"
+    wait_for(lambda: answering() == {"web-1"}, lambda: rumor(tmp_path, "table"))
+    history = json.loads(rumor(tmp_path, "why", "web", "--format", "json"))
+    assert {server["name"]: server["weight"] for server in history["servers"]} == {"web-1": 100, "web-2": 0}
+    times = [record["at"] for record in history["records"]]
+    assert times == sorted(times)
+    unknown = subprocess.run(
+        [sys.executable, "-m", "rumor", "why", "web-11"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (unknown.returncode, unknown.stderr) == (1, "error: nothing is known of web-11; did you mean web-1?\n")
+
+
+def status_pid(directory: Path) -> int:
+    found: int = AgentApi(socket_path=places(directory / ".rumor", "balancer").agent_socket).get("/v1/status")["pid"]
+    return found
+
+
+def is_answering(directory: Path) -> bool:
+    with contextlib.suppress(RumorError):
+        client = AgentApi(socket_path=places(directory / ".rumor", "balancer").agent_socket)
+        return bool(client.get("/v1/status")["haproxy"]["converged"])
+    return False
 
 
 @pytest.mark.timeout(120)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,12 @@ def test_handlers_run_and_their_failures_hurt_nobody(start: Start, tmp_path: Pat
     assert names(agent) == {"a": "alive"}
 
 
+def next_event(client: RpcClient, agent: Agent) -> dict[str, Any]:
+    found = next(client.records(), None)
+    assert found is not None, f"the agent hung up; it said:\n{agent.text}"
+    return found[1]
+
+
 def test_a_token_is_asked_for_and_rumors_own_events_come_by_name(start: Start, tmp_path: Path) -> None:
     other = start("-node=other", "-rpc-auth=secret")
     refused = subprocess.run(
@@ -183,11 +190,11 @@ def test_a_token_is_asked_for_and_rumors_own_events_come_by_name(start: Start, t
     with RpcClient(parse_endpoint(agent.rpc)) as client:
         client.call("stream", {"Type": "member-suspect,member-refuted"})
         os.kill(other.process.pid, signal.SIGSTOP)
-        _, record = next(client.records())
+        record = next_event(client, agent)
         assert record["Event"] == b"member-suspect"
         assert [member["Name"] for member in record["Members"]] == [b"other"]
         os.kill(other.process.pid, signal.SIGCONT)
-        assert next(client.records())[1]["Event"] == b"member-refuted"
+        assert next_event(client, agent)["Event"] == b"member-refuted"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 from rumor.agent.balancer_settings import balancing_settings
 from rumor.agent.balancing import Balancing, BalancingSettings
 from rumor.agent.membership import Membership
+from rumor.agent.operator_words import OperatorWords
 from rumor.agent.settings import check_settings
 from rumor.checks.loop import run_check
 from rumor.config import Config
@@ -100,6 +101,7 @@ def make_balancing(
         check=check,
         picture=membership.picture,
         tell_drained=membership.tell_drained,
+        words=OperatorWords(place.operator_words),
         good_template=_read_if_there(place.good_template),
         keep_template=keep_template,
     )

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from rumor.agent.drain import Drained, format_drained
+from rumor.agent.operator_words import OperatorWords, ServerName, find_servers
 from rumor.errors import Refused, RumorError, Unreachable
 from rumor.haproxy.apply import Applier, ApplyReport, Observed
 from rumor.journal import Journal
@@ -85,6 +86,7 @@ class Balancing:
         check: Callable[[str, str], Awaitable[str]],
         picture: Callable[[], Snapshot],
         tell_drained: Callable[[MemberName, bytes], None],
+        words: OperatorWords,
         good_template: str = "",
         keep_template: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
@@ -97,6 +99,7 @@ class Balancing:
             check: returns what speaks against a new configuration text, given the one that runs; empty for nothing.
             picture: what gossip sees now.
             tell_drained: sends a balancer's word to a draining member.
+            words: what people have said of servers.
             good_template: the last one that passed its check, in an earlier life; serves until a better one is
                 offered, should the present one be broken.
             keep_template: keeps such a template for the next life.
@@ -107,6 +110,7 @@ class Balancing:
         self._check = check
         self._picture = picture
         self._tell_drained = tell_drained
+        self._words = words
         self._good_template = good_template
         self._keep_template = keep_template
         self._table = Table()
@@ -167,6 +171,35 @@ class Balancing:
         self._changed.set()
         return f"revision {revision.id[:12]} is accepted"
 
+    async def operate(self, word: str, target: str, *, weight: int | None = None, by: str = "") -> list[ServerName]:
+        """Take a person's word about a server, or about all servers of a node; return which they are.
+
+        Args:
+            word: `drain`, `ready` (takes a drain back) or `weight`.
+            target: `SERVER`, `SERVICE/SERVER` or a node's name.
+            weight: for `weight`; None for the one the node says itself.
+            by: who says so.
+
+        Raises:
+            Refused: there is no such server, or no such weight.
+        """
+        async with self._turn:
+            servers = find_servers(self._table, self._words.words, target)
+            match word:
+                case "drain":
+                    await asyncio.to_thread(self._words.drain, servers, by)
+                case "ready":
+                    await asyncio.to_thread(self._words.ready, servers, by)
+                case _:
+                    await asyncio.to_thread(self._words.weigh, servers, weight, by)
+        said = word if word != "weight" else f"weight {'as the node says' if weight is None else weight}"
+        for service, server in servers:
+            log.info("operator", service=service, server=server, word=said, by=by)
+            text = f"{by or 'somebody'} says of {server} of {service}: {said}"
+            await self._journal.append(Record(WallTime(time.time()), f"operator_{word}", server, text))
+        self._changed.set()
+        return servers
+
     # --- the loop
 
     async def run(self) -> None:
@@ -216,6 +249,7 @@ class Balancing:
             observations,
             blindness=Blindness(self._started if snapshot.is_blind else None),
             now=Instant(time.monotonic()),
+            words=self._words.words,
         )
         for refusal in snapshot.refusals:
             await self._report_refusal(refusal.subject, refusal.reason)

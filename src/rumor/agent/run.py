@@ -200,8 +200,10 @@ class Agent:
 
     async def _discover(self, membership: Membership) -> None:
         # Zeroconf weighs on a node, so only one that was told to discover loads it.
-        from rumor.agent.discovery import Discovery
-
+        try:
+            from rumor.agent.discovery import Discovery
+        except ModuleNotFoundError as error:
+            raise ConfigError("discovery needs zeroconf: pip install 'rumor[discover]'") from error
         discovery = Discovery(self._config.cluster.discover, self._name, self._advertise, on_found=membership.meet)
         await discovery.run()
 

@@ -48,6 +48,11 @@ class AgentView:
     async def reload(self) -> str:
         return await self._reload()
 
+    async def operate(self, word: str, target: str, *, weight: int | None, by: str) -> Sequence[tuple[str, str]] | None:
+        if self._balancing is None:
+            return None
+        return await self._balancing.operate(word, target, weight=weight, by=by)
+
     def members(self) -> Sequence[Member]:
         return self._membership.members()
 

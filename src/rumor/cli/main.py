@@ -9,23 +9,29 @@ import os
 import socket
 import sys
 import tomllib
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from rumor import __version__, log
+from rumor.cli.options import (
+    DEFAULT_DATA,
+    DEFAULT_FILE,
+    agent_api,
+    asking,
+    data_of,
+    data_option,
+    file_of,
+    file_option,
+    format_option,
+    logging_options,
+    revision_of,
+    set_option,
+)
 from rumor.config import Config, load
 from rumor.errors import ConfigError, InOthersWords, RumorError
-
-if TYPE_CHECKING:
-    from rumor.api_client import AgentApi
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-DEFAULT_FILE = "rumor.toml"
-DEFAULT_DATA = ".rumor"
 
 
 def main() -> None:
@@ -58,6 +64,7 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+_OPERATING = ("drain", "ready", "weight", "why")
 _SERF_COMMANDS = frozenset(
     {
         "members", "join", "leave", "force-leave", "tags", "event", "query", "monitor", "info", "rtt", "reachability",
@@ -109,13 +116,17 @@ class _Commands(click.Group):
     """Commands, of which serf's own are loaded only when one is named or all are listed."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted({*super().list_commands(context), "simulate", *(_SERF_COMMANDS - {"members"})})
+        return sorted({*super().list_commands(context), "simulate", *_OPERATING, *(_SERF_COMMANDS - {"members"})})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name == "simulate":
             from rumor.cli.simulating import simulate
 
             return simulate
+        if name in _OPERATING:
+            from rumor.cli import operating
+
+            return {one.name: one for one in operating.COMMANDS}[name]
         if name == "serf-members" or (name in _SERF_COMMANDS and name != "members"):
             from rumor.cli import serf
 
@@ -130,67 +141,21 @@ def cli(debug: bool) -> None:
     """Your servers tell the load balancer about themselves."""
 
 
-# --- options that several commands share
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-_data_option = click.option(
-    "--data", envvar="RUMOR_DATA", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
-    help="The data directory (default: .rumor beside rumor.toml).",
-)  # fmt: skip
-_file_option = click.option(
-    "--file", envvar="RUMOR_FILE", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-    help="The cluster's rumor.toml (default: ./rumor.toml).",
-)  # fmt: skip
-_set_option = click.option(
-    "--set", "settings", multiple=True, metavar="KEY=VALUE",
-    help="Set one key of rumor.toml, such as service.web.port=3001.",
-)  # fmt: skip
-_format_option = click.option(
-    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
-)
-_asking = _options(
-    _data_option,
-    click.option("--node", metavar="NAME", help="Which node's agent to ask (default: the balancer's)."),
-    click.option("--api", envvar="RUMOR_API", metavar="URL", help="Ask an agent over TCP, http://HOST:PORT."),
-    click.option("--token", envvar="RUMOR_TOKEN", metavar="TOKEN", help="The token of that API."),
-    _format_option,
-)
-_logging = _options(
-    click.option(
-        "--log-level", envvar="RUMOR_LOG_LEVEL", type=click.Choice(log.LEVELS), default="info", show_default=True,
-        help="The least important lines to print.",
-    ),
-    click.option(
-        "--log-format", envvar="RUMOR_LOG_FORMAT", type=click.Choice(["text", "json"]), default="text",
-        show_default=True, help="How lines look.",
-    ),
-)  # fmt: skip
-
-
 # --- running things
 
 
 @cli.command()
 @click.argument("parts", nargs=-1, required=True, metavar="PART...")
-@_file_option
-@_data_option
+@file_option
+@data_option
 @click.option("--node", envvar="RUMOR_NODE", metavar="NAME", help="This member's name (default: the host's name).")
 @click.option("--bind", metavar="ADDRESS", help="Where to gossip, UDP and TCP (default 0.0.0.0:7946).")
 @click.option("--advertise", metavar="ADDRESS", help="Where others reach this node, if not at --bind.")
 @click.option("--join", multiple=True, metavar="ADDRESS", help="Any member of the cluster; repeat for more.")
 @click.option("--preset", type=click.Choice(["lan", "wan", "local"]), help="The timings of gossip (default lan).")
 @click.option("--port", "ports", multiple=True, metavar="SERVICE=PORT", help="Where this node's app listens.")
-@_set_option
-@_logging
+@set_option
+@logging_options
 def agent(
     parts: tuple[str, ...],
     file: Path | None,
@@ -223,7 +188,7 @@ def agent(
         if not equals or not number.isdigit():
             raise click.UsageError(f"--port wants SERVICE=PORT, and this is {port!r}")
         overrides["service", service, "port"] = int(number)
-    path = _file(file)
+    path = file_of(file)
 
     def load_config() -> Config:
         return load(path, environ=os.environ, overrides=overrides)
@@ -236,7 +201,7 @@ def agent(
             config,
             parts,
             node=node or socket.gethostname().partition(".")[0],
-            data=_data(data, path),
+            data=data_of(data, path),
             environ=os.environ,
             load_config=load_config,
         )
@@ -250,8 +215,8 @@ def agent(
 @click.option(
     "--bind", metavar="ADDRESS", help="Where HAProxy serves (default: the file's, else :8080 or a free port)."
 )
-@_data_option
-@_set_option
+@data_option
+@set_option
 def up(
     file: Path | None,
     app: str | None,
@@ -266,7 +231,7 @@ def up(
     overrides = _overrides(settings)
     if bind:
         overrides["balancer", "bind"] = bind
-    path = file or _file(None)
+    path = file or file_of(None)
     if app is not None:
         if file is not None:
             raise click.UsageError("say either FILE or --app, not both")
@@ -285,7 +250,7 @@ def up(
         run_up(
             config,
             file=path.absolute(),
-            data=_data(data, path),
+            data=data_of(data, path),
             environ=os.environ,
             settings=settings,
             app_directory=Path.cwd() if app is not None else None,
@@ -294,12 +259,12 @@ def up(
 
 
 @cli.command()
-@_data_option
+@data_option
 def down(data: Path | None) -> int:
     """End the cluster of a data directory, for example one that `rumor demo --keep` has left running."""
     from rumor.local.up import run_down
 
-    return _run(run_down(_data(data, _file(None))))
+    return _run(run_down(data_of(data, file_of(None))))
 
 
 @cli.command()
@@ -315,7 +280,7 @@ def down(data: Path | None) -> int:
     type=click.Choice(["gossip", "drain", "redispatch"]),
     help="Switch this off, and see the demo fail.",
 )
-@_data_option
+@data_option
 def demo(
     as_json: bool,
     keep: bool,
@@ -340,32 +305,32 @@ def demo(
 
 
 @cli.command()
-@_asking
+@asking
 def members(data: Path | None, node: str | None, api: str | None, token: str | None, form: str) -> None:
     """List the members of the cluster, as one agent sees them."""
     from rumor.cli import output
 
-    output.show(_agent_api(data, node, api, token).get("/v1/members"), form, output.members)
+    output.show(agent_api(data, node, api, token).get("/v1/members"), form, output.members)
 
 
 @cli.command()
-@_asking
+@asking
 def table(data: Path | None, node: str | None, api: str | None, token: str | None, form: str) -> None:
     """Show services, servers, states, weights, and the evidence behind each."""
     from rumor.cli import output
 
-    output.show(_agent_api(data, node, api, token).get("/v1/table"), form, output.table)
+    output.show(agent_api(data, node, api, token).get("/v1/table"), form, output.table)
 
 
 @cli.command()
-@_asking
+@asking
 def health(data: Path | None, node: str | None, api: str | None, token: str | None, form: str) -> int:
     """Say whether an agent lives and is ready; exit status 0 if it is."""
     import json
 
     from rumor.cli import output
 
-    status, body = _agent_api(data, node, api, token).request("GET", "/ready")
+    status, body = agent_api(data, node, api, token).request("GET", "/ready")
     output.show(json.loads(body), form, output.health)
     return 0 if status == 200 else 1
 
@@ -377,45 +342,45 @@ def config() -> None:
 
 @config.command("show")
 @click.argument("revision", required=False)
-@_asking
+@asking
 def config_show(
     revision: str | None, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
 ) -> None:
     """Print a revision's text; without REVISION the one that is wanted now."""
     from rumor.cli import output
 
-    client = _agent_api(data, node, api, token)
+    client = agent_api(data, node, api, token)
     if revision is None:
         revision = client.get("/v1/table")["revision"]
         if not revision:
             raise RumorError("no revision has passed its check yet: see `rumor config history`")
-    output.show(_revision(client, revision), form, output.revision)
+    output.show(revision_of(client, revision), form, output.revision)
 
 
 @config.command("history")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=20, show_default=True, help="How many, newest first.")
-@_asking
+@asking
 def config_history(
     limit: int, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
 ) -> None:
     """List revisions with their causes and outcomes, newest first."""
     from rumor.cli import output
 
-    output.show(_agent_api(data, node, api, token).get(f"/v1/config/history?limit={limit}"), form, output.history)
+    output.show(agent_api(data, node, api, token).get(f"/v1/config/history?limit={limit}"), form, output.history)
 
 
 @config.command("diff")
 @click.argument("old")
 @click.argument("new")
-@_asking
+@asking
 def config_diff(
     old: str, new: str, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
 ) -> None:
     """Compare two revisions, named by the beginnings of their ids."""
     from rumor.cli import output
 
-    client = _agent_api(data, node, api, token)
-    output.show(output.difference(_revision(client, old), _revision(client, new)), form, output.diff)
+    client = agent_api(data, node, api, token)
+    output.show(output.difference(revision_of(client, old), revision_of(client, new)), form, output.diff)
 
 
 @config.command("check")
@@ -423,25 +388,25 @@ def config_diff(
 @click.option(
     "--config", "toml", envvar="RUMOR_FILE", type=click.Path(path_type=Path), help="rumor.toml, for a template."
 )
-@_format_option
+@format_option
 def config_check(file: Path, toml: Path | None, form: str) -> int:
     """Ask HAProxy whether it would load FILE: a haproxy.cfg, or a template that ends in .j2."""
     from rumor.cli import output
     from rumor.cli.checking import check_file
 
-    words = check_file(file, _file(toml))
+    words = check_file(file, file_of(toml))
     output.show({"file": str(file), "ok": not words, "words": words}, form, output.check)
     return 1 if words else 0
 
 
 @cli.command()
 @click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
-@_format_option
+@format_option
 def validate(file: Path | None, form: str) -> int:
     """Read rumor.toml and say what is wrong with it."""
     from rumor.cli import output
 
-    path = file or _file(None)
+    path = file or file_of(None)
     if path is None:
         raise click.UsageError("there is no ./rumor.toml: name a FILE (`rumor init` writes one)")
     config = load(path, environ=os.environ)
@@ -469,16 +434,16 @@ def init(file: Path, force: bool) -> None:
 
 
 @cli.command()
-@_file_option
-@_data_option
-@_format_option
+@file_option
+@data_option
+@format_option
 def doctor(file: Path | None, data: Path | None, form: str) -> int:
     """Say what this machine has and lacks: HAProxy, ports, limits."""
     from rumor.cli import output
     from rumor.cli.examination import examine
 
-    path = _file(file)
-    findings = examine(path, _data(data, path), os.environ)
+    path = file_of(file)
+    findings = examine(path, data_of(data, path), os.environ)
     value = {"ok": all(finding.ok for finding in findings), "findings": [finding.value() for finding in findings]}
     output.show(value, form, output.findings)
     return 0 if value["ok"] else 1
@@ -495,22 +460,6 @@ def version() -> None:
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
     return asyncio.run(work)
-
-
-def _file(file: Path | None) -> Path | None:
-    """Return the rumor.toml to read: the one that was named, else the one that is here, else None."""
-    if file is not None:
-        return file
-    named = os.environ.get("RUMOR_FILE")
-    if named:
-        return Path(named)
-    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
-
-
-def _data(data: Path | None, file: Path | None) -> Path:
-    if data is not None:
-        return data.absolute()
-    return (file.parent if file is not None else Path()).absolute() / DEFAULT_DATA
 
 
 def _overrides(settings: tuple[str, ...]) -> dict[tuple[str, ...], object]:
@@ -539,31 +488,3 @@ def _write_app_file(app: str, data: Path, replicas: int) -> Path:
     # A JSON string is a TOML string.
     path.write_text(f"[service.web]\ncommand = {json.dumps(app)}\nreplicas = {replicas}\n", encoding="utf-8")
     return path
-
-
-def _agent_api(data: Path | None, node: str | None, api: str | None, token: str | None) -> "AgentApi":
-    from rumor.api_client import AgentApi
-    from rumor.places import places
-
-    if api:
-        return AgentApi(url=api, token=token or "")
-    directory = _data(data, _file(None))
-    if node is None and not places(directory, "balancer").agent_socket.exists():
-        # No balancer here: where one node lives in this directory, that is the one meant.
-        found = [
-            path.name for path in sorted(directory.glob("*")) if places(directory, path.name).agent_socket.exists()
-        ]
-        node = found[0] if len(found) == 1 else None
-    client = AgentApi(socket_path=places(directory, node or "balancer").agent_socket)
-    if not places(directory, node or "balancer").agent_socket.exists():
-        raise RumorError(
-            f"no agent of {node or 'a balancer'} runs in {directory}: "
-            "start `rumor up` or `rumor agent`, or say --data or --api"
-        )
-    return client
-
-
-def _revision(client: "AgentApi", prefix: str) -> dict[str, Any]:
-    if not prefix.isalnum():
-        raise click.UsageError(f"{prefix!r} is no revision: take the beginning of an id from `rumor config history`")
-    return client.get(f"/v1/config/revisions/{prefix}")

@@ -72,6 +72,33 @@ def _evidence(entry: Value) -> str:
     return f"{entry['source']}: {entry['says']}{by}"
 
 
+def why(value: Value) -> Text:
+    """Draw what is known of a server: first what is, then what led to it."""
+    drawn = Text()
+    for server in value["servers"]:
+        drawn.append(f"{server['name']} of {server['service']} at {server['address']}: ")
+        drawn.append_text(_state(server["state"]))
+        drawn.append(f", weight {server['weight']}\n")
+        for entry in server["evidence"]:
+            by = f", by {_safe(entry['by'])}" if entry["by"] else ""
+            since = f", since {entry['at']}" if entry["at"] else ""
+            drawn.append(f"  {entry['source']:<9} {_safe(entry['says'])}{by}{since}\n")
+        haproxy = server["haproxy"]
+        sessions = f"{haproxy['sessions']} now, {haproxy['sessions_total']} in all" if haproxy else "HAProxy has it not"
+        drawn.append(f"  {'sessions':<9} {sessions}\n")
+    if not value["servers"]:
+        member = value["member"]
+        seen = f"its member is {member['status']}" if member else "nobody sees its member"
+        drawn.append(f"{value['name']} is no server now: {seen}\n")
+    drawn.append("\n")
+    for record in value["records"]:
+        cause = f": {_safe(record['cause'])}" if record["cause"] else ""
+        drawn.append(f"{record['at']}  {_safe(record['text'])}{cause}\n")
+    if not value["records"]:
+        drawn.append("The journal holds nothing of it.\n")
+    return drawn
+
+
 def health(value: Value) -> str:
     return "ready" if value["ready"] else f"not ready: {value['reason']}"
 

@@ -3,13 +3,24 @@
 Two witnesses decide at once: a suspect whose HAProxy check fails as well is shut off, cookies included. One witness
 costs a drain, which is cheap and reversible: the node's own word (starting, draining, down) or gossip's suspicion. Two
 rules keep a balancer that cannot see from emptying a pool: panic (most servers would be out by gossip's word alone)
-and the floor (fewer than N would be left); neither holds back a leave or a drain that the node itself asks for.
+and the floor (fewer than N would be left); neither holds back a leave or a drain that the node itself, or a person,
+asks for.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from rumor.model import AppState, Evidence, Member, MemberStatus, Offer, Rotation, Server, ServerObservation
+from rumor.model import (
+    AppState,
+    Evidence,
+    Member,
+    MemberStatus,
+    Offer,
+    OperatorWord,
+    Rotation,
+    Server,
+    ServerObservation,
+)
 from rumor.names import HostPort
 
 _ACCUSED = frozenset({MemberStatus.SUSPECT, MemberStatus.FAILED})
@@ -23,10 +34,13 @@ class Candidate:
     offer: Offer
     address: HostPort
     observation: ServerObservation | None
+    word: OperatorWord | None = None
 
     @property
     def is_leaving(self) -> bool:
-        return self.offer.state is AppState.DRAINING or self.member.status is MemberStatus.LEAVING
+        """The node itself wants no more requests, or a person wants it so."""
+        is_drained = self.word is not None and self.word.drains
+        return is_drained or self.offer.state is AppState.DRAINING or self.member.status is MemberStatus.LEAVING
 
     @property
     def is_accused(self) -> bool:
@@ -45,7 +59,7 @@ class Candidate:
         A failed member needs HAProxy's word that its server is up. Without it there are two witnesses, or there is
         no server at all, and so no ground for panic.
         """
-        if self.offer.state is not AppState.READY or self.is_shut_off:
+        if self.offer.state is not AppState.READY or self.is_shut_off or self.is_leaving:
             return False
         if self.member.status is MemberStatus.FAILED:
             return self.observation is not None and self.observation.is_up is True
@@ -77,10 +91,11 @@ def weigh(candidates: Sequence[Candidate], *, floor: int) -> tuple[Server, ...]:
 
 
 def _judge(candidate: Candidate) -> Server:
+    word = candidate.word
     return Server(
         name=candidate.member.name,
         address=candidate.address,
-        weight=candidate.offer.weight,
+        weight=candidate.offer.weight if word is None or word.weight is None else word.weight,
         rotation=_rotation(candidate),
         version=candidate.offer.version,
         evidence=_evidence(candidate),
@@ -141,7 +156,14 @@ def _evidence(candidate: Candidate) -> tuple[Evidence, ...]:
     ]
     if candidate.observation is not None:
         evidence.append(haproxy_evidence(candidate.observation))
-    return tuple(evidence)
+    return (*evidence, *operator_evidence(candidate.word))
+
+
+def operator_evidence(word: OperatorWord | None) -> tuple[Evidence, ...]:
+    if word is None:
+        return ()
+    weight = () if word.weight is None else (Evidence("operator", f"weight {word.weight}", word.by, word.at),)
+    return (*((Evidence("operator", "drain", word.by, word.at),) if word.drains else ()), *weight)
 
 
 def haproxy_evidence(observation: ServerObservation) -> Evidence:

@@ -12,6 +12,7 @@ from rumor.model import (
     Member,
     MemberStatus,
     Offer,
+    OperatorWord,
     Rotation,
     Seconds,
     Server,
@@ -22,8 +23,9 @@ from rumor.model import (
 )
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.offers import read_offers
-from rumor.pool.evidence import Candidate, haproxy_evidence, weigh
+from rumor.pool.evidence import Candidate, haproxy_evidence, operator_evidence, weigh
 
+NO_WORDS: Mapping[tuple[ServiceName, MemberName], OperatorWord] = {}
 BLIND_GRACE = Seconds(30.0)
 _PRESENT = frozenset({MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING})
 _REASONS_LIMIT = 5
@@ -98,6 +100,7 @@ def build_table(
     *,
     blindness: Blindness,
     now: Instant,
+    words: Mapping[tuple[ServiceName, MemberName], OperatorWord] = NO_WORDS,
 ) -> tuple[Table, tuple[Refused, ...]]:
     """Return the desired routing, and the offers that were refused.
 
@@ -110,6 +113,7 @@ def build_table(
         observations: every server that the running HAProxy has, empty if it does not run.
         blindness: since when nobody can be seen, if so.
         now: the clock by which `blindness` is dated.
+        words: what people have said of servers, whether they are there or not.
     """
     running = {(entry.service, entry.server): entry for entry in observations}
     candidates: dict[ServiceName, list[Candidate]] = defaultdict(list)
@@ -131,12 +135,14 @@ def build_table(
             observation = running.get((offer.service, member.name))
             if observation is not None and observation.address != address:
                 observation = None
-            candidates[offer.service].append(Candidate(member, offer, address, observation))
+            candidates[offer.service].append(
+                Candidate(member, offer, address, observation, words.get((offer.service, member.name)))
+            )
     services = []
     for name in sorted(settings):
         servers = weigh(candidates[name], floor=settings[name].floor)
         if blindness.since is not None:
-            servers = _keep_running(servers, observations, name, drop_down=blindness.is_over_grace(now))
+            servers = _keep_running(servers, observations, name, words, drop_down=blindness.is_over_grace(now))
         services.append(Service(name, servers))
     return Table(tuple(services)), tuple(refused)
 
@@ -154,21 +160,28 @@ def _offers(member: Member, settings: Mapping[ServiceName, PoolSettings]) -> tup
 
 
 def _keep_running(
-    servers: tuple[Server, ...], observations: Sequence[ServerObservation], service: ServiceName, *, drop_down: bool
+    servers: tuple[Server, ...],
+    observations: Sequence[ServerObservation],
+    service: ServiceName,
+    words: Mapping[tuple[ServiceName, MemberName], OperatorWord],
+    *,
+    drop_down: bool,
 ) -> tuple[Server, ...]:
     seen = {server.name for server in servers}
     kept = [
         Server(
             name=entry.server,
             address=entry.address,
-            weight=entry.weight,
-            rotation=entry.rotation,
+            weight=entry.weight if word is None or word.weight is None else word.weight,
+            rotation=Rotation.DRAIN if is_drained and entry.rotation is Rotation.READY else entry.rotation,
             evidence=(
                 haproxy_evidence(entry),
+                *operator_evidence(word),
                 Evidence("blind", "runs in HAProxy, and its member is not heard of yet"),
             ),
         )
-        for entry in observations
+        for entry, word in ((entry, words.get((entry.service, entry.server))) for entry in observations)
+        for is_drained in (word is not None and word.drains,)
         if entry.service == service
         and entry.server not in seen
         and entry.address is not None
@@ -181,7 +194,8 @@ def decisive(server: Server) -> str:
     """Return the evidence that decided over a server's rotation, in words."""
     for source in ("panic", "floor", "operator", "blind"):
         for entry in server.evidence:
-            if entry.source == source:
+            # An operator's weight decides nothing about the rotation of a server that is out of it.
+            if entry.source == source and (source != "operator" or _decides(entry, server)):
                 return f"{source}: {entry.says}"
     by_source = {entry.source: entry for entry in server.evidence}
     app, gossip, haproxy = (by_source.get(source) for source in ("app", "gossip", "haproxy"))
@@ -193,6 +207,10 @@ def decisive(server: Server) -> str:
     if app is not None and app.says != AppState.READY.value:
         return f"its app is {app.says}"
     return accusation or "alive and ready"
+
+
+def _decides(word: Evidence, server: Server) -> bool:
+    return word.says == "drain" or server.rotation is Rotation.READY
 
 
 def _accusation(status: str, by: str) -> str:

@@ -7,6 +7,7 @@ answered as GET; the carrier leaves the body out. Errors are JSON objects of one
     GET  /v1/members /v1/table /v1/status /v1/journal?subject=&limit=
     GET  /v1/config/history?limit= /v1/config/revisions/PREFIX
     POST /v1/reload
+    POST /v1/operator/drain?server= /v1/operator/ready?server= /v1/operator/weight?server=&weight=
 """
 
 import asyncio
@@ -28,6 +29,7 @@ DEADLINE = 10.0
 """Seconds within which every request is answered."""
 _LIMIT_MAX = 10_000
 _QUERY_FIELDS = 16
+_BY_LIMIT = 80
 _JSON = "application/json"
 
 
@@ -106,6 +108,9 @@ class Api:
             "/v1/config/history": {"GET": self._history},
             "/v1/config/revisions/": {"GET": self._revision},
             "/v1/reload": {"POST": self._reload},
+            "/v1/operator/drain": {"POST": self._operate},
+            "/v1/operator/ready": {"POST": self._operate},
+            "/v1/operator/weight": {"POST": self._operate},
         }
 
     async def answer(self, request: Request) -> Response:
@@ -180,6 +185,26 @@ class Api:
             return reply(200, {"reloaded": True, "text": await self._view.reload()})
         except RumorError as error:
             return failure(422, str(error))
+
+    async def _operate(self, request: Request) -> Response:
+        word, target = request.path.rpartition("/")[2], request.query.get("server", "")
+        if not target:
+            raise BadRequest("say which: ?server=SERVER, or SERVICE/SERVER")
+        by = "".join(letter for letter in request.query.get("by", "")[:_BY_LIMIT] if letter.isprintable())
+        servers = await self._view.operate(word, target, weight=_weight(request, word), by=by)
+        if servers is None:
+            return failure(404, "this node steers no HAProxy: ask a balancer")
+        found = [{"service": service, "server": server} for service, server in servers]
+        return reply(200, {"word": word, "servers": found})
+
+
+def _weight(request: Request, word: str) -> int | None:
+    text = request.query.get("weight", "auto")
+    if word != "weight" or text == "auto":
+        return None
+    if not (text.isascii() and text.isdigit() and len(text) < 5):
+        raise BadRequest(f"weight is a number from 0 to 256, or auto, not {text[:40]!a}")
+    return int(text)
 
 
 def _limit(request: Request, default: int) -> int:

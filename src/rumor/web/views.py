@@ -115,6 +115,13 @@ class View(Protocol):
     def samples(self) -> Sequence[Sample]:
         """Return the numbers that only the parts themselves know (applies, reloads, …)."""
 
+    async def operate(self, word: str, target: str, *, weight: int | None, by: str) -> Sequence[tuple[str, str]] | None:
+        """Take a person's word about servers; return them as (service, server), None on a node that steers no HAProxy.
+
+        Raises:
+            Refused: there is no such server, or no such weight.
+        """
+
     @property
     def history(self) -> History: ...
     async def reload(self) -> str:

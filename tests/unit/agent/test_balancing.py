@@ -11,6 +11,7 @@ import pytest
 
 from rumor.agent.balancing import Balancing, BalancingSettings
 from rumor.agent.drain import Drained, format_drained
+from rumor.agent.operator_words import OperatorWords
 from rumor.errors import Refused
 from rumor.haproxy.apply import Applier, ApplierSettings
 from rumor.haproxy.fake import FakeHaproxy
@@ -117,7 +118,7 @@ async def running(directory: Path, *, template: str = "", good_template: str = "
         BalancingSettings(settings, {WEB: PoolSettings()}),
         applier=applier, journal=journal, check=check,
         picture=lambda: world.snapshot, tell_drained=lambda name, word: world.told.append((name, word)),
-        good_template=good_template, keep_template=keep,
+        words=OperatorWords(directory / "operator.json"), good_template=good_template, keep_template=keep,
     )  # fmt: skip
     world = World(haproxy, balancing, journal, Snapshot("gossip", ()), settings)
     loop = asyncio.create_task(balancing.run())
@@ -155,6 +156,46 @@ async def test_somebody_elses_hand_is_repaired_and_journalled(tmp_path: Path) ->
         await world.until(lambda: world.balancing.counters.repairs == 1, "the repair is counted")
         records = await world.journal.records(limit=5)
     assert "weight web/one" in records[0].text
+
+
+async def test_an_operators_word_survives_repair_and_the_agents_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        assert await world.balancing.operate("drain", "one", by="ann") == [(WEB, "one")]
+        assert await world.balancing.operate("weight", "web/two", weight=7, by="ann") == [(WEB, "two")]
+        await world.until(lambda: list(world.serving) == ["two"], "one is drained")
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 7, "two is weighed")
+        # Somebody else takes it back by HAProxy's own socket.
+        world.haproxy.servers["web", "one"].admin = 0
+        world.haproxy.servers["web", "two"].weight = 100
+        world.balancing.wake()
+        await world.until(lambda: list(world.serving) == ["two"], "it is drained again")
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 7, "and weighed again")
+        assert "operator_drain" in await world.kinds()
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: list(world.serving) == ["two"], "two serves")
+        await world.until(lambda: world.balancing.is_converged, "converged")
+        assert list(world.serving) == ["two"]
+        await world.balancing.operate("ready", "one")
+        await world.balancing.operate("weight", "two", weight=None)
+        await world.until(lambda: len(world.serving) == 2, "both serve again")
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 100, "two has its own weight")
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [("three", "no server three; there are web/one"), ("web", "is a service: name one of its servers")],
+)
+async def test_a_word_about_nobody_is_refused_and_names_who_is_there(tmp_path: Path, target: str, says: str) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving), "it serves")
+        with pytest.raises(Refused, match=says):
+            await world.balancing.operate("drain", target)
+        with pytest.raises(Refused, match="from 0 to 256"):
+            await world.balancing.operate("weight", "one", weight=257)
 
 
 async def test_a_draining_node_is_told_when_its_last_session_has_ended(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from rumor.model import AppState, Member, MemberStatus, Offer, Rotation, Server, ServerObservation
+from rumor.model import AppState, Member, MemberStatus, Offer, OperatorWord, Rotation, Server, ServerObservation
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.pool.evidence import Candidate, weigh
 
@@ -39,11 +39,12 @@ def candidate(
     status: MemberStatus = ALIVE,
     app: AppState = AppState.READY,
     seen: ServerObservation | None = None,
+    word: OperatorWord | None = None,
 ) -> Candidate:
     address = HostPort("10.0.0.1", 3000)
     accuser = "node-2" if status in (SUSPECT, FAILED) else ""
     member = Member(MemberName(name), HostPort("10.0.0.1", 7946), {}, status, status_by=accuser)
-    return Candidate(member, Offer(WEB, 3000, app, 50, "1.4"), address, seen)
+    return Candidate(member, Offer(WEB, 3000, app, 50, "1.4"), address, seen, word)
 
 
 def good(*names: str) -> list[Candidate]:
@@ -247,3 +248,29 @@ def test_evidence_names_every_fact() -> None:
 
 def test_servers_come_in_order_of_their_names() -> None:
     assert [server.name for server in weigh(good("web-2", "web-10", "web-1"), floor=0)] == ["web-1", "web-10", "web-2"]
+
+
+# --- an operator's word
+
+
+DRAINED = OperatorWord(drains=True, by="ann")
+
+
+def test_an_operator_drains_a_server_that_is_well_and_shuts_the_door_behind_the_last_session() -> None:
+    assert rotations([candidate(seen=observed(sessions=1), word=DRAINED)]) == {"web-1": DRAIN}
+    assert rotations([candidate(seen=observed(rotation=DRAIN, sessions=1), word=DRAINED)]) == {"web-1": DRAIN}
+    assert rotations([candidate(seen=observed(rotation=DRAIN), word=DRAINED)]) == {"web-1": MAINT}
+    assert rotations([candidate(seen=observed(rotation=MAINT), word=DRAINED)]) == {"web-1": MAINT}
+
+
+@pytest.mark.parametrize("status", [ALIVE, SUSPECT])
+def test_neither_floor_nor_panic_holds_back_an_operators_drain(status: MemberStatus) -> None:
+    (server,) = weigh([candidate(status=status, seen=observed(), word=DRAINED)], floor=3)
+    assert server.rotation is DRAIN
+    assert sources(server)[-1] == "operator"
+
+
+def test_an_operators_weight_stands_for_the_nodes() -> None:
+    (server,) = weigh([candidate(seen=observed(), word=OperatorWord(weight=7, by="ann"))], floor=0)
+    assert (server.rotation, server.weight) == (READY, 7)
+    assert (server.evidence[-1].says, server.evidence[-1].by) == ("weight 7", "ann")

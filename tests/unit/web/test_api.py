@@ -78,6 +78,12 @@ class Agent:
         self.asked.append((subject, limit))
         return (RECORD,)
 
+    async def operate(self, word: str, target: str, *, weight: int | None, by: str) -> Sequence[tuple[str, str]] | None:
+        self.asked.append((word, target, weight, by))
+        if self.error:
+            raise self.error
+        return None if self.shown is None else [("web", target)]
+
     async def reload(self) -> str:
         if self.error:
             raise self.error
@@ -250,3 +256,26 @@ def test_query_of_too_many_fields_is_refused() -> None:
     assert len(parse_target("GET", "/?" + "&".join(f"{n}=1" for n in range(16))).query) == 16
     with pytest.raises(BadRequest):
         parse_target("GET", "/?" + "&".join(f"{n}=1" for n in range(17)))
+
+
+async def test_an_operators_word_is_passed_on_with_who_says_it() -> None:
+    agent = Agent()
+    assert await ask("/v1/operator/drain?server=web-1&by=ann", "POST", agent) == (
+        200, {"word": "drain", "servers": [{"service": "web", "server": "web-1"}]},
+    )  # fmt: skip
+    await ask("/v1/operator/weight?server=web-1&weight=7", "POST", agent)
+    await ask("/v1/operator/weight?server=web-1&weight=auto", "POST", agent)
+    assert agent.asked == [
+        ("drain", "web-1", None, "ann"), ("weight", "web-1", 7, ""), ("weight", "web-1", None, ""),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "target", ["/v1/operator/drain", "/v1/operator/weight?server=a&weight=-1", "/v1/operator/weight?server=a&weight=x"]
+)
+async def test_an_operators_word_that_cannot_be_understood_is_400(target: str) -> None:
+    assert (await ask(target, "POST"))[0] == 400
+
+
+async def test_where_no_haproxy_is_steered_an_operator_is_told_to_ask_a_balancer() -> None:
+    assert (await ask("/v1/operator/drain?server=a", "POST", Agent(shown=None)))[0] == 404

@@ -1,0 +1,106 @@
+"""What several commands share: options, which files are meant, and the agent to ask."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from rumor import log
+from rumor.errors import RumorError
+
+if TYPE_CHECKING:
+    from rumor.api_client import AgentApi
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_FILE = "rumor.toml"
+DEFAULT_DATA = ".rumor"
+
+
+def options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+data_option = click.option(
+    "--data", envvar="RUMOR_DATA", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+    help="The data directory (default: .rumor beside rumor.toml).",
+)  # fmt: skip
+file_option = click.option(
+    "--file", envvar="RUMOR_FILE", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
+    help="The cluster's rumor.toml (default: ./rumor.toml).",
+)  # fmt: skip
+set_option = click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE",
+    help="Set one key of rumor.toml, such as service.web.port=3001.",
+)  # fmt: skip
+format_option = click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True, help="What to print."
+)
+asking = options(
+    data_option,
+    click.option("--node", metavar="NAME", help="Which node's agent to ask (default: the balancer's)."),
+    click.option("--api", envvar="RUMOR_API", metavar="URL", help="Ask an agent over TCP, http://HOST:PORT."),
+    click.option("--token", envvar="RUMOR_TOKEN", metavar="TOKEN", help="The token of that API."),
+    format_option,
+)
+logging_options = options(
+    click.option(
+        "--log-level", envvar="RUMOR_LOG_LEVEL", type=click.Choice(log.LEVELS), default="info", show_default=True,
+        help="The least important lines to print.",
+    ),
+    click.option(
+        "--log-format", envvar="RUMOR_LOG_FORMAT", type=click.Choice(["text", "json"]), default="text",
+        show_default=True, help="How lines look.",
+    ),
+)  # fmt: skip
+
+
+def file_of(file: Path | None) -> Path | None:
+    """Return the rumor.toml to read: the one that was named, else the one that is here, else None."""
+    if file is not None:
+        return file
+    named = os.environ.get("RUMOR_FILE")
+    if named:
+        return Path(named)
+    return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+
+
+def data_of(data: Path | None, file: Path | None) -> Path:
+    if data is not None:
+        return data.absolute()
+    return (file.parent if file is not None else Path()).absolute() / DEFAULT_DATA
+
+
+def agent_api(data: Path | None, node: str | None, api: str | None, token: str | None) -> "AgentApi":
+    from rumor.api_client import AgentApi
+    from rumor.places import places
+
+    if api:
+        return AgentApi(url=api, token=token or "")
+    directory = data_of(data, file_of(None))
+    if node is None and not places(directory, "balancer").agent_socket.exists():
+        # No balancer here: where one node lives in this directory, that is the one meant.
+        found = [
+            path.name for path in sorted(directory.glob("*")) if places(directory, path.name).agent_socket.exists()
+        ]
+        node = found[0] if len(found) == 1 else None
+    client = AgentApi(socket_path=places(directory, node or "balancer").agent_socket)
+    if not places(directory, node or "balancer").agent_socket.exists():
+        raise RumorError(
+            f"no agent of {node or 'a balancer'} runs in {directory}: "
+            "start `rumor up` or `rumor agent`, or say --data or --api"
+        )
+    return client
+
+
+def revision_of(client: "AgentApi", prefix: str) -> dict[str, Any]:
+    if not prefix.isalnum():
+        raise click.UsageError(f"{prefix!r} is no revision: take the beginning of an id from `rumor config history`")
+    return client.get(f"/v1/config/revisions/{prefix}")
