@@ -101,6 +101,7 @@ def make_balancing(
         check=check,
         picture=membership.picture,
         tell_drained=membership.tell_drained,
+        probe_member=membership.probe_soon,
         words=OperatorWords(place.operator_words),
         good_template=_read_if_there(place.good_template),
         keep_template=keep_template,

@@ -30,6 +30,7 @@ from rumor.model import (
     WallTime,
 )
 from rumor.names import MemberName, ServiceName
+from rumor.pool.sensor import Sighting, sightings
 from rumor.pool.table import Blindness, PoolSettings, build_table, changes, drained, explain
 from rumor.render.settings import RenderSettings
 from rumor.render.template import render
@@ -86,6 +87,7 @@ class Balancing:
         check: Callable[[str, str], Awaitable[str]],
         picture: Callable[[], Snapshot],
         tell_drained: Callable[[MemberName, bytes], None],
+        probe_member: Callable[[MemberName], None],
         words: OperatorWords,
         good_template: str = "",
         keep_template: Callable[[str], Awaitable[None]] | None = None,
@@ -99,6 +101,7 @@ class Balancing:
             check: returns what speaks against a new configuration text, given the one that runs; empty for nothing.
             picture: what gossip sees now.
             tell_drained: sends a balancer's word to a draining member.
+            probe_member: lets gossip look at a member before its turn: HAProxy doubts it.
             words: what people have said of servers.
             good_template: the last one that passed its check, in an earlier life; serves until a better one is
                 offered, should the present one be broken.
@@ -110,6 +113,7 @@ class Balancing:
         self._check = check
         self._picture = picture
         self._tell_drained = tell_drained
+        self._probe_member = probe_member
         self._words = words
         self._good_template = good_template
         self._keep_template = keep_template
@@ -240,8 +244,10 @@ class Balancing:
 
     async def _cycle(self) -> float:
         """Look, decide, act; return when to look again at the latest, in seconds."""
+        before = () if self._observed is None else self._observed.servers
         self._observed = await self._applier.observe()
         observations = () if self._observed is None else self._observed.servers
+        await self._heed(sightings(before, observations))
         snapshot = self._picture()
         table, refused = build_table(
             snapshot.members,
@@ -261,6 +267,14 @@ class Balancing:
         report = await self._applier.apply(self._revision)
         await self._note_report(self._revision, report)
         return min(self._acknowledge(snapshot, report), _RECONCILE_INTERVAL)
+
+    async def _heed(self, seen: Sequence[Sighting]) -> None:
+        """Let gossip look at once at whom HAProxy doubts, and journal what HAProxy met."""
+        for sighting in seen:
+            if sighting.raises_doubt:
+                self._probe_member(sighting.server)
+            log.info(sighting.kind, server=sighting.server, text=sighting.text)
+            await self._journal.append(Record(WallTime(time.time()), sighting.kind, sighting.server, sighting.text))
 
     async def _take(self, table: Table, members: Sequence[Member]) -> None:
         """Make a revision of a changed table, and journal what changed and why."""

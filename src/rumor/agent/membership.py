@@ -180,6 +180,10 @@ class Membership:
         self._own_tags, self._operator_tags, self._hidden_tags = own, operator, hidden
         self.tell_balancers()
 
+    def probe_soon(self, member: MemberName) -> None:
+        """Probe a member before its turn: somebody else has reason to doubt it."""
+        self.runner.do(lambda serf, now: serf.probe_soon(member, now))
+
     def meet(self, address: HostPort) -> None:
         """Join an address that has been found, unless it is a member already."""
         self._joiner.add(address)

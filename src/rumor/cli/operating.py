@@ -97,7 +97,9 @@ def why(
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known[:10]) or 'none'}"
         raise RumorError(f"nothing is known of {target}{hint}")
-    value = {"name": target, "servers": servers, "member": member, "records": records[:limit][::-1]}
+    # The journal keeps the order of writing, in which gossip's news and the balancer's deeds may stand a moment apart.
+    history = sorted(records[:limit][::-1], key=lambda record: record["at"])
+    value = {"name": target, "servers": servers, "member": member, "records": history}
     output.show(value, form, output.why)
 
 

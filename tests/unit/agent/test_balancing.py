@@ -46,6 +46,9 @@ class World:
     told: list[tuple[str, bytes]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     """Templates that passed their check."""
+    probed: list[str] = field(default_factory=list)
+    unwell: set[str] = field(default_factory=set)
+    """Hosts whose apps fail their checks."""
     words: str = ""
     """What `haproxy -c` says of anything new."""
 
@@ -93,7 +96,7 @@ async def running(directory: Path, *, template: str = "", good_template: str = "
     config = directory / "haproxy.cfg"
     first = replace(settings, template_text=read_template(None))
     config.write_text(render(Table(), first, Cause("start", "a test")).text)
-    haproxy = FakeHaproxy(config, lambda address: True)
+    haproxy = FakeHaproxy(config, lambda address: address.host not in world.unwell)
     journal = await Journal.open(directory / "journal.db")
     world: World
 
@@ -118,7 +121,8 @@ async def running(directory: Path, *, template: str = "", good_template: str = "
         BalancingSettings(settings, {WEB: PoolSettings()}),
         applier=applier, journal=journal, check=check,
         picture=lambda: world.snapshot, tell_drained=lambda name, word: world.told.append((name, word)),
-        words=OperatorWords(directory / "operator.json"), good_template=good_template, keep_template=keep,
+        probe_member=lambda name: world.probed.append(name), words=OperatorWords(directory / "operator.json"),
+        good_template=good_template, keep_template=keep,
     )  # fmt: skip
     world = World(haproxy, balancing, journal, Snapshot("gossip", ()), settings)
     loop = asyncio.create_task(balancing.run())
@@ -196,6 +200,19 @@ async def test_a_word_about_nobody_is_refused_and_names_who_is_there(tmp_path: P
             await world.balancing.operate("drain", target)
         with pytest.raises(Refused, match="from 0 to 256"):
             await world.balancing.operate("weight", "one", weight=257)
+
+
+async def test_whom_haproxy_cannot_reach_gossip_looks_at_before_its_turn(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        cycles = world.balancing.counters.cycles
+        await world.until(lambda: world.balancing.counters.cycles > cycles + 1, "it has looked")
+        assert world.probed == []
+        world.unwell.add("10.0.0.1")
+        await world.until(lambda: bool(world.probed), "one is doubted")
+        assert "check_failed" in await world.kinds()
+    assert set(world.probed) == {"one"}
 
 
 async def test_a_draining_node_is_told_when_its_last_session_has_ended(tmp_path: Path) -> None:
