@@ -97,8 +97,9 @@ def why(
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known[:10]) or 'none'}"
         raise RumorError(f"nothing is known of {target}{hint}")
+    oldest_first = records[:limit][::-1]
     # The journal keeps the order of writing, in which gossip's news and the balancer's deeds may stand a moment apart.
-    history = sorted(records[:limit][::-1], key=lambda record: record["at"])
+    history = sorted(oldest_first, key=lambda record: record["at"])
     value = {"name": target, "servers": servers, "member": member, "records": history}
     output.show(value, form, output.why)
 
