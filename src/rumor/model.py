@@ -1,6 +1,6 @@
 """The frozen nouns that every stage shares: members on the left, HAProxy on the right, values in between.
 
-Nothing here acts, and nothing here knows JSON, TOML, SQL or the wire: `views.py`, `config.py`, `journal.py` and
+Nothing here acts, and nothing here knows JSON, TOML, SQL or the wire: `views.py`, `config/`, `journal.py` and
 `swim/codec.py` translate at their walls.
 """
 

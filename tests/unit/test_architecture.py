@@ -20,7 +20,7 @@ FLOORS: dict[str, int] = {
     "serf": 2,
     "joiner": 3,
     "sources": 4, "pool": 4, "render": 4, "haproxy": 4, "supervise": 4, "checks": 4, "journal": 4, "web": 4,
-    "config": 5, "config_lines": 4,
+    "config": 5,
     "agent": 6,
     "local": 7,
     "demo": 8,
@@ -40,7 +40,8 @@ ACTING_LIBRARIES = {
     "os",
 }
 THINKING = {
-    "model", "names", "offers", "errors", "config_lines", "config", "swim.messages", "swim.codec", "swim.presets",
+    "model", "names", "offers", "errors", "config.lines", "config.values", "config.services",
+    "config.rumor_toml", "swim.messages", "swim.codec", "swim.presets",
     "swim.membership", "swim.suspicion", "swim.probe", "swim.awareness", "swim.broadcast", "swim.events",
     "swim.scenario", "swim.fields", "swim.lzw", "swim.sealing", "swim.wire", "swim.delegate", "swim.node",
     "swim.simulation", "serf.tags", "serf.messages", "serf.codec", "serf.lamport", "serf.coordinate", "serf.events",

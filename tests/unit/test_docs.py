@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rumor import config
+from rumor.config.rumor_toml import SECTION_KEYS
 from rumor.demo.report import TITLES
 from rumor.model import (
     Cause,
@@ -68,7 +68,7 @@ def test_the_shapes_in_the_document_are_those_of_the_views(key: str) -> None:
 
 def test_every_key_of_the_configuration_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
-    for section, keys in config._KEYS.items():
+    for section, keys in SECTION_KEYS.items():
         heading = "## `[service.NAME]`" if section == "service" else f"## `[{section}]`"
         part = text.split(heading, 1)[1].split("\n## ", 1)[0]
         assert sorted(re.findall(r"^\| `(\w+)`", part, re.MULTILINE)) == sorted(keys), section
