@@ -33,7 +33,7 @@ from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, Revision, Rotation, Seconds, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
-from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
 from rumor.render.template import render
 
 WEB = ServiceName("web")
@@ -76,7 +76,7 @@ class Bench:
             stats=None,
             run_directory=directory,
             maxconn=2000,
-            server_timeout=Seconds(10.0),
+            timeouts=BalancerTimeouts(server=Seconds(10.0)),
             backends=(backend,),
             template_text=publish.read_template(None),
         )

@@ -73,6 +73,8 @@ class Offer:
     state: AppState = AppState.READY
     weight: int = 100
     version: str = ""
+    is_backup: bool = False
+    """Serves only when no other server is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class Server:
     rotation: Rotation
     version: str = ""
     evidence: tuple[Evidence, ...] = ()
+    is_backup: bool = False
+    """Serves only when no other server is left."""
 
 
 @dataclass(frozen=True, slots=True)

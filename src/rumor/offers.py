@@ -20,7 +20,7 @@ def parse_offer(key: str, value: str) -> Offer:
     """Parse one tag whose key begins with `service:`.
 
     Raises:
-        PeerError: the name, port, state, weight or version is out of its range.
+        PeerError: the name, port, state, weight, version or backup is out of its range.
     """
     service = parse_service_name(key.removeprefix(TAG_PREFIX))
     port, *words = value.split(";", _WORDS_LIMIT)
@@ -36,6 +36,7 @@ def parse_offer(key: str, value: str) -> Offer:
         state=_parse_state(fields.get("state", "ready")),
         weight=parse_weight(fields.get("weight", "100")),
         version=_parse_version(fields.get("version", "")),
+        is_backup=_parse_backup(fields.get("backup", "0")),
     )
 
 
@@ -48,6 +49,8 @@ def format_offer(offer: Offer) -> tuple[str, str]:
         words.append(f"weight={offer.weight}")
     if offer.version:
         words.append(f"version={offer.version}")
+    if offer.is_backup:
+        words.append("backup=1")
     return f"{TAG_PREFIX}{offer.service}", ";".join(words)
 
 
@@ -70,6 +73,12 @@ def _parse_state(text: str) -> AppState:
         return AppState(text)
     except ValueError as error:
         raise PeerError(f"state {text[:40]!a} is refused: say starting, ready, draining or down") from error
+
+
+def _parse_backup(text: str) -> bool:
+    if text not in ("0", "1"):
+        raise PeerError(f"backup {text[:40]!a} is refused: say 0 or 1")
+    return text == "1"
 
 
 def _parse_version(text: str) -> str:

@@ -20,7 +20,7 @@ from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
-from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
 from rumor.render.template import render
 
 WEB = ServiceName("web")
@@ -303,7 +303,7 @@ async def stage(run_directory: Path, haproxy_program: Path, free_port: Callable[
         stats=None,
         run_directory=run_directory,
         maxconn=500,
-        server_timeout=Seconds(10.0),
+        timeouts=BalancerTimeouts(server=Seconds(10.0)),
         backends=(backend,),
         template_text=publish.read_template(None),
     )

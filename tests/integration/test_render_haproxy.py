@@ -16,7 +16,7 @@ import pytest
 from rumor.model import Cause, Rotation, Seconds, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
-from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
 from rumor.render.template import render
 
 WEB, API = ServiceName("web"), ServiceName("api")
@@ -52,7 +52,7 @@ def settings(run_directory: Path, *backends: BackendSettings, bind: Endpoint | N
         stats=None,
         run_directory=run_directory,
         maxconn=500,
-        server_timeout=Seconds(5.0),
+        timeouts=BalancerTimeouts(server=Seconds(5.0)),
         backends=backends or (backend(),),
         template_text=publish.read_template(None),
     )

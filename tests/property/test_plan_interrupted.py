@@ -15,7 +15,7 @@ from rumor.haproxy.fake import FakeHaproxy
 from rumor.model import Cause, Revision, Rotation, Seconds, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render.publish import read_template
-from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
 from rumor.render.template import render
 
 WEB = ServiceName("web")
@@ -72,7 +72,7 @@ def revision(wish: Wish, run_directory: Path) -> Revision:
         stats=Endpoint("127.0.0.1", 1936) if wish.has_stats else None,
         run_directory=run_directory,
         maxconn=100,
-        server_timeout=Seconds(5.0),
+        timeouts=BalancerTimeouts(server=Seconds(5.0)),
         backends=(backend,),
         template_text=TEMPLATE,
     )

@@ -13,7 +13,7 @@ from rumor.model import Cause, Instant, Seconds, WallTime
 from rumor.names import Endpoint, HostPort, ServiceName
 from rumor.pool.table import Blindness, PoolSettings, build_table
 from rumor.render.publish import read_template
-from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
 from rumor.render.template import render
 from rumor.serf.events import SerfMember
 from rumor.serf.messages import Status
@@ -28,7 +28,7 @@ SETTINGS = RenderSettings(
     stats=None,
     run_directory=Path("/run/rumor"),
     maxconn=1000,
-    server_timeout=Seconds(30.0),
+    timeouts=BalancerTimeouts(server=Seconds(30.0)),
     backends=tuple(
         BackendSettings(name, (Route("*", f"/{name}"),), CHECK, "leastconn", Seconds(10.0), 3, False, "key")
         for name in (WEB, API)

@@ -40,7 +40,7 @@ ACTING_LIBRARIES = {
     "os",
 }
 THINKING = {
-    "model", "names", "offers", "errors", "config.lines", "config.values", "config.services",
+    "model", "names", "offers", "errors", "config.lines", "config.values", "config.services", "config.traffic",
     "config.rumor_toml", "swim.messages", "swim.codec", "swim.presets",
     "swim.membership", "swim.suspicion", "swim.probe", "swim.awareness", "swim.broadcast", "swim.events",
     "swim.scenario", "swim.fields", "swim.lzw", "swim.sealing", "swim.wire", "swim.delegate", "swim.node",

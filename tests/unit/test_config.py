@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rumor.config import Config, Route, load, parse_duration
+from rumor.config import Config, load, parse_duration
 from rumor.errors import ConfigError
 from rumor.names import Endpoint
+from rumor.render.settings import Route
 
 GOOD = """\
 [cluster]
@@ -88,7 +89,7 @@ def test_the_sample_that_init_writes_is_valid(tmp_path: Path) -> None:
         ('"roundrobin"', '"best"', "FILE, line 15: service.web.balance: wants one of roundrobin, leastconn"),
         (":1936", ":99999", "FILE, line 7: balancer.stats: port '99999' is refused"),
         ('":8080"', "8080", "FILE, line 6: balancer.bind: wants an address such as 127.0.0.1:8080"),
-        ("Shop.example", "shop example", "FILE, line 17: service.web.route.host: wants * or a host name"),
+        ("Shop.example", "shop example", "FILE, line 17: service.web.route.host: wants *, a host name or *.NAME"),
         ('"shop"', '"shop\\u0000"', "FILE, line 2: cluster.name: holds a control character"),
         ("[service.api]", '[service."a/b"]', "FILE, line 19: service.a/b: service name 'a/b' is refused"),
         ("[service.api]", "[service.rumor_x]", "FILE, line 19: service.rumor_x: names that begin with rumor"),

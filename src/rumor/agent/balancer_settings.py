@@ -4,11 +4,14 @@ import hashlib
 from pathlib import Path
 
 from rumor.agent.balancing import BalancingSettings
-from rumor.config import Config, ServiceConfig
+from rumor.config import Config, ServiceConfig, TlsConfig
 from rumor.errors import ConfigError
 from rumor.names import ServiceName
 from rumor.pool.table import PoolSettings
-from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, CheckRule, ClientTls, RenderSettings
+
+CERTIFICATES = "certificates"
+"""The directory, below the run directory, from which HAProxy takes certificates."""
 
 
 def balancing_settings(
@@ -20,33 +23,63 @@ def balancing_settings(
         ConfigError: the file does not say where HAProxy listens.
     """
     balancer = config.balancer
-    if not balancer.binds:
+    if not balancer.binds and balancer.tls is None and all(service.mode == "http" for service in config.services):
         raise ConfigError("a balancer needs an address to serve on: set balancer.bind, for example to :8080")
     render = RenderSettings(
         binds=balancer.binds,
         stats=balancer.stats,
         run_directory=run_directory,
         maxconn=balancer.maxconn if maxconn is None else maxconn,
-        server_timeout=balancer.server_timeout,
         backends=tuple(_backend(config, service) for service in config.services),
         template_text=template_text,
         template_name=str(balancer.template or "haproxy.cfg.j2"),
+        timeouts=balancer.timeouts,
+        tls=_client_tls(balancer.tls, run_directory),
+        accept_proxy=balancer.accept_proxy,
+        forwarded_for=balancer.forwarded_for,
+        request_id=balancer.request_id,
+        error_pages=balancer.error_pages,
+        raw=balancer.raw,
     )
-    pool = {service.name: PoolSettings(service.floor, service.role, service.port) for service in config.services}
+    pool = {
+        service.name: PoolSettings(service.floor, service.role, service.port, service.split)
+        for service in config.services
+    }
     return BalancingSettings(render, pool)
+
+
+def _client_tls(tls: TlsConfig | None, run_directory: Path) -> ClientTls | None:
+    """Without certificates as yet: those are found while the balancer runs."""
+    if tls is None:
+        return None
+    return ClientTls(tls.binds, run_directory / CERTIFICATES, (), tls.redirect, tls.oldest)
 
 
 def _backend(config: Config, service: ServiceConfig) -> BackendSettings:
     check = service.check
     return BackendSettings(
         service=service.name,
-        routes=tuple(Route(route.host, route.path) for route in service.routes),
-        check=CheckRule(check.http_path, check.interval, check.timeout, check.rise, check.fall),
+        routes=service.routes,
+        check=CheckRule(
+            check.http_path, check.interval, check.timeout, check.rise, check.fall, check.status, check.headers
+        ),
         balance=service.balance,
         drain=service.drain,
         retries=service.retries,
         repeat_post=service.repeat_post,
         sticky_key=_sticky_key(config.cluster.name, service.name) if service.sticky else "",
+        mode=service.mode,
+        binds=service.binds,
+        timeouts=service.timeouts,
+        max_connections=service.max_connections,
+        slow_start=service.slow_start,
+        tls=service.tls,
+        send_proxy=service.send_proxy,
+        rate_limit=service.rate_limit,
+        allow=service.allow,
+        deny=service.deny,
+        error_pages=service.error_pages,
+        raw=service.raw,
     )
 
 

@@ -34,6 +34,7 @@ class OfferSettings:
     version: str
     check: CheckSettings
     drain: Seconds
+    is_backup: bool = False
 
 
 class Offering:
@@ -56,7 +57,9 @@ class Offering:
         self._node = node
         self._settings = {entry.service: entry for entry in settings}
         self._offers = {
-            entry.service: Offer(entry.service, entry.address.port, AppState.STARTING, entry.weight, entry.version)
+            entry.service: Offer(
+                entry.service, entry.address.port, AppState.STARTING, entry.weight, entry.version, entry.is_backup
+            )
             for entry in settings
         }
         self._checkers = {

@@ -10,6 +10,12 @@ from rumor.names import HostPort
 
 BALANCER = "balancer"
 """The part that steers a HAProxy; every other part is the name of a service."""
+# What a balancer says before a check of its own: that the connection is nobody else's.
+_PREAMBLES = {
+    "": b"",
+    "v1": b"PROXY UNKNOWN\r\n",
+    "v2": b"\r\n\r\n\x00\r\nQUIT\n\x20\x00\x00\x00",
+}
 
 
 def offered_services(config: Config, parts: Iterable[str]) -> tuple[ServiceConfig, ...]:
@@ -36,7 +42,18 @@ def check_settings(service: ServiceConfig) -> CheckSettings:
         timeout=check.timeout,
         rise=check.rise,
         fall=check.fall,
+        statuses=_statuses(check.status),
+        headers=tuple(sorted(check.headers.items())),
+        tls=service.tls is not None,
+        tls_name=service.tls.name if service.tls is not None else "",
+        preamble=_PREAMBLES[service.send_proxy],
     )
+
+
+def _statuses(text: str) -> range:
+    """Read `200` or `200-299`; HAProxy takes 2xx and 3xx where nothing is said."""
+    low, _, high = (text or "200-399").partition("-")
+    return range(int(low), int(high or low) + 1)
 
 
 def offer_settings(service: ServiceConfig, host: str) -> OfferSettings:
@@ -47,4 +64,5 @@ def offer_settings(service: ServiceConfig, host: str) -> OfferSettings:
         version=service.version,
         check=check_settings(service),
         drain=service.drain,
+        is_backup=service.is_backup,
     )

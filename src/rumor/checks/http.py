@@ -1,4 +1,4 @@
-"""Check an app by one HTTP/1.1 GET: an answer of 2xx or 3xx is good.
+"""Check an app by one HTTP/1.1 GET: an answer of 2xx or 3xx is good, if the settings say nothing else.
 
 h11 over asyncio's streams instead of an HTTP client: it costs a web node 1 MB instead of 9. The whole check has one
 deadline; a body is read up to a limit only, and only to see that it comes.
@@ -31,7 +31,7 @@ async def check_http(settings: CheckSettings, address: HostPort) -> Outcome:
 
     try:
         async with asyncio.timeout(settings.timeout):
-            reader, writer = await connect(address)
+            reader, writer = await connect(settings, address)
             connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=HEAD_LIMIT_BYTES)
             writer.write(_request(connection, settings, address))
             await writer.drain()
@@ -48,16 +48,17 @@ async def check_http(settings: CheckSettings, address: HostPort) -> Outcome:
     finally:
         if writer is not None:
             writer.transport.abort()
-    return outcome(True, f"L7OK {status}") if 200 <= status < 400 else outcome(False, f"L7STS {status}")
+    return outcome(True, f"L7OK {status}") if status in settings.statuses else outcome(False, f"L7STS {status}")
 
 
 def _request(connection: h11.Connection, settings: CheckSettings, address: HostPort) -> bytes:
-    headers = [
-        ("host", settings.host_header or str(address)),
-        ("user-agent", "rumor-check"),
-        ("accept", "*/*"),
-        ("connection", "close"),
-    ]
+    usual = {
+        "host": settings.host_header or str(address),
+        "user-agent": "rumor-check",
+        "accept": "*/*",
+        "connection": "close",
+    }
+    headers = list((usual | {name.lower(): value for name, value in settings.headers}).items())
     request = connection.send(h11.Request(method="GET", target=settings.path, headers=headers)) or b""
     return request + (connection.send(h11.EndOfMessage()) or b"")
 

@@ -28,6 +28,10 @@ class CheckKind(Enum):
     HTTP = "http"
 
 
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&*+.^_`|~-]{1,100}", re.ASCII)
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]{0,200}", re.ASCII)
+
+
 @dataclass(frozen=True, slots=True)
 class CheckSettings:
     """How one app is checked; `path` and `host_header` concern HTTP alone."""
@@ -40,6 +44,14 @@ class CheckSettings:
     timeout: Seconds = Seconds(0.5)
     rise: int = 2
     fall: int = 2
+    statuses: range = range(200, 400)
+    """Which answers are good."""
+    headers: tuple[tuple[str, str], ...] = ()
+    tls: bool = False
+    """Speak TLS; whose certificate it is does not matter for whether the app is well."""
+    tls_name: str = ""
+    preamble: bytes = b""
+    """Sent first: an app behind the PROXY protocol reads nothing before it."""
 
     def __post_init__(self) -> None:
         """Refuse what could never be asked.
@@ -53,6 +65,9 @@ class CheckSettings:
             raise ConfigError(
                 f"check host {self.host_header[:80]!a} is refused: say a host name, with a port or without"
             )
+        for name, value in self.headers:
+            if not _HEADER_NAME.fullmatch(name) or not _HEADER_VALUE.fullmatch(value):
+                raise ConfigError(f"check header {name[:80]!a} is refused: say a name and printable ASCII")
         if self.interval <= 0 or self.timeout <= 0 or self.rise < 1 or self.fall < 1:
             raise ConfigError("a check's interval and timeout must be above 0 s, its rise and fall at least 1")
 

@@ -19,13 +19,24 @@ _WORDS = {
 _BUFFER_BYTES = 16 * 1024
 
 
-async def connect(address: HostPort) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Open a connection; the caller sets the deadline and closes the writer.
+async def connect(settings: CheckSettings, address: HostPort) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Open a connection as the app wants it; the caller sets the deadline and closes the writer.
 
     Raises:
-        OSError: refused or unreachable.
+        OSError: refused or unreachable, or TLS came to nothing.
     """
-    return await asyncio.open_connection(address.host, address.port, limit=_BUFFER_BYTES)
+    reader, writer = await asyncio.open_connection(address.host, address.port, limit=_BUFFER_BYTES)
+    try:
+        writer.write(settings.preamble)
+        if settings.tls:
+            # A late import: a node whose apps speak no TLS stays smaller without it.
+            from rumor.checks.tls import context
+
+            await writer.start_tls(context(), server_hostname=settings.tls_name or address.host)
+    except BaseException:
+        writer.transport.abort()
+        raise
+    return reader, writer
 
 
 def describe(error: OSError) -> str:
@@ -42,7 +53,7 @@ async def check_tcp(settings: CheckSettings, address: HostPort) -> Outcome:
 
     try:
         async with asyncio.timeout(settings.timeout):
-            _, writer = await connect(address)
+            _, writer = await connect(settings, address)
     except TimeoutError:
         return outcome(False, "L4TOUT")
     except OSError as error:

@@ -12,9 +12,10 @@ from rumor.config.rumor_toml import (
     ClusterConfig,
     Config,
     SerfConfig,
+    TlsConfig,
     load,
 )
-from rumor.config.services import Check, Route, ServiceConfig
+from rumor.config.services import Check, ServiceConfig
 from rumor.config.values import parse_duration
 
 __all__ = [
@@ -26,9 +27,9 @@ __all__ = [
     "Check",
     "ClusterConfig",
     "Config",
-    "Route",
     "SerfConfig",
     "ServiceConfig",
+    "TlsConfig",
     "load",
     "parse_duration",
 ]

@@ -8,19 +8,24 @@ handed its own small settings and never meets the whole.
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rumor.config.lines import key_lines
 from rumor.config.services import SERVICE_KEYS, ServiceConfig, read_services
+from rumor.config.traffic import read_error_pages, read_raw
 from rumor.config.values import Reader
 from rumor.errors import ConfigError
 from rumor.model import Seconds
 from rumor.names import Endpoint
+from rumor.render.settings import BalancerTimeouts, Raw
 from rumor.swim.sealing import parse_key
 
 GOSSIP_PORT = 7946
 RPC_PORT = 7373
+PEERS_PORT = 10_000
+TIMEOUTS = tuple(entry.name for entry in fields(BalancerTimeouts))
+TLS_VERSIONS = ("TLSv1.0", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 DISCOVER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,49}", re.ASCII)
 """What fits into a label of DNS with Serf's mark before it."""
 _CLUSTER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
@@ -75,6 +80,17 @@ class SerfConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """`[balancer] tls`: TLS for clients."""
+
+    binds: tuple[Endpoint, ...]
+    certificates: Path
+    """A directory of certificates with their keys: `NAME.pem`, or `NAME.crt` beside `NAME.key`."""
+    redirect: bool = False
+    oldest: str = "TLSv1.2"
+
+
+@dataclass(frozen=True, slots=True)
 class BalancerConfig:
     """`[balancer]`."""
 
@@ -82,7 +98,15 @@ class BalancerConfig:
     stats: Endpoint | None = None
     template: Path | None = None
     maxconn: int = 4000
-    server_timeout: Seconds = Seconds(30.0)
+    timeouts: BalancerTimeouts = field(default_factory=BalancerTimeouts)
+    tls: TlsConfig | None = None
+    accept_proxy: bool = False
+    forwarded_for: bool = True
+    request_id: bool = False
+    error_pages: Mapping[int, Path] = field(default_factory=dict)
+    peers: Endpoint | None = None
+    """Where this balancer shares its stick tables with others."""
+    raw: Raw = field(default_factory=Raw)
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +238,10 @@ SECTION_KEYS: dict[str, tuple[str, ...]] = {
     "serf": (
         "rpc", "rpc_token", "handlers", "handler_timeout", "tags", "keyring_file", "replay", "rejoin_after_leave",
     ),
-    "balancer": ("bind", "stats", "template", "maxconn", "server_timeout"),
+    "balancer": (
+        "bind", "stats", "template", "maxconn", "timeouts", "tls", "accept_proxy", "forwarded_for", "request_id",
+        "error_pages", "peers", "raw",
+    ),
     "api": ("bind", "token"),
     "service": SERVICE_KEYS,
 }  # fmt: skip
@@ -229,7 +256,7 @@ def _read_config(reader: Reader, raw: Mapping[str, object], path: Path | None) -
     services = read_services(reader, services_raw, warnings)
     return Config(
         cluster=_read_cluster(reader, raw.get("cluster", {})),
-        balancer=_read_balancer(reader, raw.get("balancer", {}), path),
+        balancer=_read_balancer(reader, raw.get("balancer", {})),
         api=_read_api(reader, raw.get("api", {})),
         serf=_read_serf(reader, raw.get("serf", {}), path),
         services=services,
@@ -284,17 +311,41 @@ def _read_serf(reader: Reader, raw: object, path: Path | None) -> SerfConfig:
     )
 
 
-def _read_balancer(reader: Reader, raw: object, path: Path | None) -> BalancerConfig:
+def _read_balancer(reader: Reader, raw: object) -> BalancerConfig:
     table, default = reader.table(raw, ("balancer",), SECTION_KEYS["balancer"]), BalancerConfig()
-    template = reader.text(table, ("balancer", "template"))
-    stats = table.get("stats")
+    stats, peers = table.get("stats"), table.get("peers")
+    timeouts = reader.table(table.get("timeouts", {}), ("balancer", "timeouts"), TIMEOUTS)
+    parts = ("global", "defaults", "frontend", "sections")
     return BalancerConfig(
         binds=reader.endpoints(table.get("bind", []), ("balancer", "bind")),
         stats=None if stats is None else reader.endpoint(stats, ("balancer", "stats")),
-        template=(path.parent if path else Path()) / template if template else None,
+        template=reader.file(table, ("balancer", "template")),
         maxconn=reader.number(table, ("balancer", "maxconn"), default.maxconn, 1, 10_000_000),
-        server_timeout=reader.duration(table, ("balancer", "server_timeout"), default.server_timeout),
+        timeouts=BalancerTimeouts(
+            **{name: reader.length(timeouts, ("balancer", "timeouts", name)) for name in timeouts}
+        ),
+        tls=_read_tls(reader, table["tls"], ("balancer", "tls")) if "tls" in table else None,
+        accept_proxy=reader.flag(table, ("balancer", "accept_proxy")),
+        forwarded_for=reader.flag(table, ("balancer", "forwarded_for"), default.forwarded_for),
+        request_id=reader.flag(table, ("balancer", "request_id")),
+        error_pages=read_error_pages(reader, table.get("error_pages", {}), ("balancer", "error_pages")),
+        peers=None if peers is None else reader.endpoint(peers, ("balancer", "peers"), PEERS_PORT),
+        raw=read_raw(reader, table.get("raw", {}), ("balancer", "raw"), parts),
     )
+
+
+def _read_tls(reader: Reader, raw: object, key: tuple[str, ...]) -> TlsConfig:
+    table = reader.table(raw, key, ("bind", "certificates", "redirect", "oldest"))
+    certificates = reader.file(table, (*key, "certificates"))
+    if certificates is None or "bind" not in table:
+        reader.fail(key, 'wants { bind = ":443", certificates = "certificates/" }')
+    oldest = reader.text(table, (*key, "oldest"), "TLSv1.2")
+    if oldest not in TLS_VERSIONS:
+        reader.fail((*key, "oldest"), f"wants one of {', '.join(TLS_VERSIONS)}, and this is {oldest!r}")
+    binds = reader.endpoints(table["bind"], (*key, "bind"))
+    if not binds:
+        reader.fail((*key, "bind"), 'wants an address such as ":443"')
+    return TlsConfig(binds, certificates, reader.flag(table, (*key, "redirect")), oldest)
 
 
 def _read_api(reader: Reader, raw: object) -> ApiConfig:

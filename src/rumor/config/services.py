@@ -3,20 +3,34 @@
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from rumor.config.traffic import (
+    PATH,
+    read_check_headers,
+    read_check_status,
+    read_error_pages,
+    read_networks,
+    read_rate_limit,
+    read_raw,
+    read_routes,
+    read_server_tls,
+    read_timeouts,
+)
 from rumor.config.values import Reader
 from rumor.errors import PeerError
 from rumor.model import Seconds
-from rumor.names import ServiceName, parse_service_name
+from rumor.names import Endpoint, ServiceName, parse_service_name
+from rumor.render.settings import RateLimit, Raw, Route, ServerTls, Timeouts
 
 BALANCES = ("roundrobin", "leastconn", "first", "random", "source", "uri")
 """What HAProxy accepts together with servers that come and go; source and uri use a consistent hash."""
 SERVICE_KEYS = (
     "command", "port", "replicas", "check", "drain", "balance", "sticky", "route", "retries", "repeat_post",
-    "floor", "weight", "version", "members", "environment", "scale",
+    "floor", "weight", "version", "members", "environment", "scale", "backup", "split", "mode", "bind", "timeouts",
+    "max_connections", "slow_start", "tls", "send_proxy", "rate_limit", "allow", "deny", "error_pages", "raw",
 )  # fmt: skip
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
-_PATH = re.compile(r"/[A-Za-z0-9_./~%@!*()+,=-]{0,255}", re.ASCII)
+_CHECK_KEYS = ("http", "tcp", "interval", "timeout", "rise", "fall", "status", "headers")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}", re.ASCII)
 
 
@@ -29,15 +43,9 @@ class Check:
     timeout: Seconds = Seconds(0.5)
     rise: int = 2
     fall: int = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    host: str = "*"
-    path: str = "/"
-
-    def __str__(self) -> str:
-        return f"{self.host}{self.path}"
+    status: str = ""
+    """Which answers are good: `200` or `200-299`; empty for 200 to 399."""
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +68,21 @@ class ServiceConfig:
     version: str = ""
     role: str = ""
     environment: Mapping[str, str] = field(default_factory=dict)
+    is_backup: bool = False
+    split: Mapping[str, int] = field(default_factory=dict)
+    """Which share of the requests each version gets; empty to go by the weights alone."""
+    mode: str = "http"
+    binds: tuple[Endpoint, ...] = ()
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    max_connections: int = 0
+    slow_start: Seconds | None = None
+    tls: ServerTls | None = None
+    send_proxy: str = ""
+    rate_limit: RateLimit | None = None
+    allow: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
+    error_pages: Mapping[int, Path] = field(default_factory=dict)
+    raw: Raw = field(default_factory=Raw)
 
 
 def read_services(reader: Reader, raw: Mapping[str, object], warnings: list[str]) -> tuple[ServiceConfig, ...]:
@@ -102,7 +125,7 @@ def _read_service(reader: Reader, name: str, raw: object, warnings: list[str]) -
         drain=reader.duration(table, (*key, "drain"), default.drain),
         balance=balance,
         sticky=reader.flag(table, (*key, "sticky")),
-        routes=_read_routes(reader, table.get("route", {}), (*key, "route")),
+        routes=read_routes(reader, table.get("route", {}), (*key, "route")),
         retries=reader.number(table, (*key, "retries"), default.retries, 0, 100),
         repeat_post=reader.flag(table, (*key, "repeat_post")),
         floor=floor,
@@ -110,18 +133,72 @@ def _read_service(reader: Reader, name: str, raw: object, warnings: list[str]) -
         version=reader.matching(table, (*key, "version"), _VERSION, "", "up to 32 letters, digits, _ . + -"),
         role=reader.text(members, (*key, "members", "role")),
         environment=reader.texts(table.get("environment", {}), (*key, "environment")),
+        is_backup=reader.flag(table, (*key, "backup")),
+        split=_read_split(reader, table.get("split", {}), (*key, "split")),
+        mode=reader.text(table, (*key, "mode"), default.mode),
+        binds=reader.endpoints(table.get("bind", []), (*key, "bind")),
+        timeouts=read_timeouts(reader, table.get("timeouts", {}), (*key, "timeouts")),
+        max_connections=reader.number(table, (*key, "max_connections"), 0, 0, 1_000_000),
+        slow_start=reader.length(table, (*key, "slow_start")) if "slow_start" in table else None,
+        tls=read_server_tls(reader, table.get("tls", False), (*key, "tls")),
+        send_proxy=reader.text(table, (*key, "send_proxy")),
+        rate_limit=read_rate_limit(reader, table["rate_limit"], (*key, "rate_limit"))
+        if "rate_limit" in table
+        else None,
+        allow=read_networks(reader, table.get("allow", []), (*key, "allow")),
+        deny=read_networks(reader, table.get("deny", []), (*key, "deny")),
+        error_pages=read_error_pages(reader, table.get("error_pages", {}), (*key, "error_pages")),
+        raw=read_raw(reader, table.get("raw", {}), (*key, "raw"), ("backend", "frontend", "server")),
     )
     if config.role and not config.port:
         reader.fail((*key, "members"), "members found by their role need the service's port")
+    if config.send_proxy not in ("", "v1", "v2"):
+        reader.fail((*key, "send_proxy"), f"wants v1 or v2, and this is {config.send_proxy!r}")
+    _refuse_wrong_mode(reader, config, table)
     return config
 
 
+def _refuse_wrong_mode(reader: Reader, config: ServiceConfig, table: Mapping[str, object]) -> None:
+    """Refuse what HAProxy would read and not do, or would not read."""
+    key: tuple[str, ...] = ("service", config.name)
+    match config.mode:
+        case "http":
+            if "bind" in table:
+                reader.fail((*key, "bind"), "is for mode tcp; http services share balancer.bind and have a route")
+            if config.raw.frontend:
+                reader.fail((*key, "raw"), "an http service has no frontend of its own: use balancer.raw.frontend")
+        case "tcp":
+            if not config.binds:
+                reader.fail((*key, "mode"), f'tcp needs an address of its own: service.{config.name}.bind = ":5432"')
+            for name in ("route", "sticky", "repeat_post", "error_pages"):
+                if table.get(name):
+                    reader.fail((*key, name), "means nothing in mode tcp")
+            if config.balance == "uri":
+                reader.fail((*key, "balance"), "uri means nothing in mode tcp: source, perhaps?")
+        case _:
+            reader.fail((*key, "mode"), f"wants http or tcp, and this is {config.mode!r}")
+
+
+def _read_split(reader: Reader, raw: object, key: tuple[str, ...]) -> Mapping[str, int]:
+    table = reader.table(raw, key, raw if isinstance(raw, dict) else ())
+    for version in table:
+        if not _VERSION.fullmatch(version):
+            reader.fail((*key, version), "is no version: use up to 32 letters, digits, _ . + -")
+    split = {version: reader.number(table, (*key, version), 0, 0, 1_000_000) for version in table}
+    if split and not any(split.values()):
+        reader.fail(key, "leaves nothing to anybody")
+    return split
+
+
 def _read_check(reader: Reader, raw: object, key: tuple[str, ...]) -> Check:
-    table, default = reader.table(raw, key, ("http", "tcp", "interval", "timeout", "rise", "fall")), Check()
+    table, default = reader.table(raw, key, _CHECK_KEYS), Check()
     is_tcp = reader.flag(table, (*key, "tcp"))
-    path = reader.matching(table, (*key, "http"), _PATH, "", "a path such as /health")
+    path = reader.matching(table, (*key, "http"), PATH, "", "a path such as /health")
     if is_tcp and path:
         reader.fail((*key, "tcp"), "a check is http or tcp, not both")
+    for name in ("status", "headers"):
+        if name in table and not path:
+            reader.fail((*key, name), 'needs a path to ask for: http = "/health"')
     interval = reader.duration(table, (*key, "interval"), default.interval)
     timeout = reader.duration(table, (*key, "timeout"), default.timeout)
     for name, value in (("interval", interval), ("timeout", timeout)):
@@ -133,27 +210,16 @@ def _read_check(reader: Reader, raw: object, key: tuple[str, ...]) -> Check:
         timeout,
         reader.number(table, (*key, "rise"), default.rise, 1, 100),
         reader.number(table, (*key, "fall"), default.fall, 1, 100),
+        read_check_status(reader, table, (*key, "status")),
+        read_check_headers(reader, table.get("headers", {}), (*key, "headers")),
     )
 
 
-def _read_routes(reader: Reader, raw: object, key: tuple[str, ...]) -> tuple[Route, ...]:
-    entries = raw if isinstance(raw, list) else [raw]
-    routes = []
-    for entry in entries:
-        table = reader.table(entry, key, ("host", "path"))
-        host = reader.text(table, (*key, "host"), "*")
-        if host != "*" and not _HOST.fullmatch(host):
-            reader.fail((*key, "host"), f"wants * or a host name, and this is {host!r}")
-        path = reader.matching(table, (*key, "path"), _PATH, "/", "a path such as /api")
-        routes.append(Route(host.lower(), path.rstrip("/") or "/"))
-    return tuple(routes)
-
-
 def _refuse_shared_routes(reader: Reader, services: Iterable[ServiceConfig]) -> None:
-    owners: dict[Route, ServiceName] = {}
-    for service in services:
+    owners: dict[tuple[str, str], ServiceName] = {}
+    for service in (service for service in services if service.mode == "http"):
         for route in service.routes:
-            owner = owners.setdefault(route, service.name)
+            owner = owners.setdefault((route.host, route.path), service.name)
             if owner != service.name:
                 reader.fail(
                     ("service", service.name, "route"),

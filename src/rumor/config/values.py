@@ -106,6 +106,31 @@ class Reader:
         except ValueError as error:
             self.fail(key, f"wants {error}, and this is {value!r}")
 
+    def length(self, table: Mapping[str, object], key: tuple[str, ...], default: Seconds = Seconds(0.0)) -> Seconds:
+        """Return a length of time that is not nothing: a millisecond at least."""
+        value = self.duration(table, key, default)
+        if value < 0.001:
+            self.fail(key, "wants at least 1ms")
+        return value
+
+    def file(self, table: Mapping[str, object], key: tuple[str, ...]) -> Path | None:
+        text = self.text(table, key)
+        return self.beside(text) if text else None
+
+    def beside(self, text: str) -> Path:
+        """Return the path of a file that is named relative to rumor.toml, absolute."""
+        return ((self.path.parent if self.path else Path()) / text).absolute()
+
+    def text_lines(self, table: Mapping[str, object], key: tuple[str, ...]) -> tuple[str, ...]:
+        """Return a text's lines, without their indentation and without the empty ones."""
+        value = table.get(key[-1], "")
+        if not isinstance(value, str):
+            self.fail(key, f"wants text, and this is {_name_of(value)}")
+        lines = tuple(line.strip() for line in value.split("\n") if line.strip())
+        if not all(line.replace("\t", " ").isprintable() for line in lines):
+            self.fail(key, "holds a control character")
+        return lines
+
     def endpoint(self, value: object, key: tuple[str, ...], default_port: int | None = None) -> Endpoint:
         if not isinstance(value, str):
             self.fail(key, f"wants an address such as 127.0.0.1:8080, and this is {_name_of(value)}")

@@ -199,7 +199,7 @@ class _Story:
 name = "demo"
 
 [balancer]
-server_timeout = "2s"
+timeouts = {{ server = "2s" }}
 template = "haproxy.cfg.j2"
 
 [service.web]

@@ -99,6 +99,7 @@ def _judge(candidate: Candidate) -> Server:
         rotation=_rotation(candidate),
         version=candidate.offer.version,
         evidence=_evidence(candidate),
+        is_backup=candidate.offer.is_backup,
     )
 
 

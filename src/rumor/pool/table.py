@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rumor.model import (
     AppState,
@@ -24,6 +24,7 @@ from rumor.model import (
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.offers import read_offers
 from rumor.pool.evidence import Candidate, haproxy_evidence, operator_evidence, weigh
+from rumor.pool.split import split
 
 NO_WORDS: Mapping[tuple[ServiceName, MemberName], OperatorWord] = {}
 BLIND_GRACE = Seconds(30.0)
@@ -40,6 +41,8 @@ class PoolSettings:
     role: str = ""
     """Members whose tag `role` is this offer the service, too, at `port`; empty for none."""
     port: int = 0
+    split: Mapping[str, int] = field(default_factory=dict)
+    """Which share of the requests each version gets; empty to go by the weights alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,7 @@ def build_table(
         servers = weigh(candidates[name], floor=settings[name].floor)
         if blindness.since is not None:
             servers = _keep_running(servers, observations, name, words, drop_down=blindness.is_over_grace(now))
+        servers = split(servers, settings[name].split)
         services.append(Service(name, servers))
     return Table(tuple(services)), tuple(refused)
 
@@ -241,8 +245,8 @@ def _why_gone(member: Member) -> str:
     return _accusation(member.status.value, member.status_by)
 
 
-def _routing(server: Server | None) -> tuple[HostPort, int, Rotation] | None:
-    return None if server is None else (server.address, server.weight, server.rotation)
+def _routing(server: Server | None) -> tuple[HostPort, int, Rotation, bool] | None:
+    return None if server is None else (server.address, server.weight, server.rotation, server.is_backup)
 
 
 def explain(made: Sequence[ServerChange], *, at: WallTime) -> Cause:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import PurePath
 
 from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -18,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from rumor.errors import Refused
 from rumor.model import Cause, Revision, Server, Service, Table
 from rumor.names import Endpoint, ServiceName
-from rumor.render.settings import BackendSettings, RenderSettings
+from rumor.render.settings import BackendSettings, RenderSettings, Route, ServerTls
 
 REVISION_VARIABLE = "proc.rumor_revision"
 _REVISION_MARK = "0" * 64
@@ -27,6 +28,11 @@ _TEXT_LIMIT = 16 * 1024 * 1024
 _WORD = re.compile(r"[A-Za-z0-9_./:~%?&=+,@!*()-]+", re.ASCII)
 # Inside '…' only the quote itself ends a word. But addresses expand `$` even there, and split at commas.
 _QUOTABLE = re.compile(r"[^\x00-\x1f\x7f'$,\\]+")
+# One word in '…', where only the quote would end it; `%` begins a format in some places, and `$` is kept out with it.
+_HEADER_VALUE = re.compile(r"[^\x00-\x1f\x7f-\uffff'\"\\$%#]{1,200}")
+# Some 64 words fit on a line, and lines without limits are no lines.
+_RAW_LINE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]{1,4000}")
+_CONTENT_TYPES = {".html": "text/html", ".json": "application/json", ".txt": "text/plain", ".xml": "application/xml"}
 _NO_ROUTE = "rumor_no_route"
 
 
@@ -36,15 +42,30 @@ class _RouteView:
     service: ServiceName
     host: str
     path: str
+    rewrite: str
+    is_default: bool
+    """It takes whatever no other route has taken."""
+
+    @property
+    def pattern(self) -> str:
+        """The path and what follows it, as a regular expression."""
+        if self.path == "/":
+            return "^(/.*)"
+        # Nothing must not become of a path: `/api` rewritten to `/` is `/`.
+        return f"^{re.escape(self.path)}{'/?(.*)' if self._rewrite == '' else '(/.*)?$'}"
+
+    @property
+    def replacement(self) -> str:
+        return f"{self._rewrite}{'/' if not self._rewrite and self.path != '/' else ''}\\1"
+
+    @property
+    def _rewrite(self) -> str:
+        return self.rewrite.rstrip("/")
 
     @property
     def conditions(self) -> list[str]:
         host = [f"{self.name}_host"] if self.host != "*" else []
         return host + ([f"{self.name}_path"] if self.path != "/" else [])
-
-    @property
-    def is_catch_all(self) -> bool:
-        return not self.conditions
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +74,49 @@ class _BackendView:
     servers: tuple[Server, ...]
 
     @property
+    def timeouts(self) -> list[tuple[str, float]]:
+        """Those that are not the balancer's own."""
+        own = self.settings.timeouts
+        named = (("connect", own.connect), ("server", own.server), ("queue", own.queue), ("tunnel", own.tunnel))
+        return [(name, value) for name, value in named if value is not None]
+
+    @property
+    def check_headers(self) -> list[tuple[str, str]]:
+        given = self.settings.check.headers
+        named = any(name.lower() == "host" for name in given)
+        return [*([] if named else [("Host", str(self.settings.service))]), *sorted(given.items())]
+
+    @property
     def server_keywords(self) -> str:
         """The keywords of every server line. HAProxy applies no default-server to servers added at run time."""
         check = self.settings.check
         fast = min(0.2, check.interval)
         # layer4 on purpose: by layer7 a single URL that always fails would take its servers out.
-        return (
+        words = [
             f"check inter {_duration(check.interval)} fastinter {_duration(fast)} "
             f"downinter {_duration(min(0.5, check.interval))} fall {check.fall} rise {check.rise} "
             "observe layer4 error-limit 1 on-error mark-down"
-        )
+        ]
+        if self.settings.max_connections:
+            words.append(f"maxconn {self.settings.max_connections}")
+        if self.settings.slow_start is not None:
+            words.append(f"slowstart {_duration(self.settings.slow_start)}")
+        if self.settings.tls is not None:
+            words.append(_tls_words(self.settings.tls))
+        if self.settings.send_proxy:
+            words.append(f"send-proxy{'-v2' if self.settings.send_proxy == 'v2' else ''} check-send-proxy")
+        if self.settings.raw.server:
+            words.append(_raw_words(self.settings.raw.server))
+        return " ".join(words)
+
+
+def _tls_words(tls: ServerTls) -> str:
+    verify = "verify none" if tls.ca_file is None else f"verify required ca-file {_word(tls.ca_file)}"
+    name = _word(tls.name) if tls.name else ""
+    if not name:
+        return f"ssl {verify}"
+    wanted = f" verifyhost {name}" if tls.ca_file is not None else ""
+    return f"ssl {verify}{wanted} sni str({name}) check-sni {name}"
 
 
 def render(table: Table, settings: RenderSettings, cause: Cause) -> Revision:
@@ -95,7 +149,10 @@ def _compiled(template_text: str) -> Template:
     environment = ImmutableSandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, auto_reload=False, cache_size=0
     )
-    environment.filters |= {"word": _word, "path": _path, "duration": _duration, "bind": _bind}
+    environment.filters |= {
+        "word": _word, "path": _path, "duration": _duration, "bind": _bind, "quoted": _quoted,
+        "content_type": _content_type,
+    }  # fmt: skip
     return environment.from_string(template_text)
 
 
@@ -128,16 +185,35 @@ def _line_of(error: BaseException) -> str:
 
 
 def _routes(settings: RenderSettings) -> list[_RouteView]:
-    """Return all routes, the most particular first: a named host before any host, a longer path before a shorter."""
-    routes = [(backend.service, route) for backend in settings.backends for route in backend.routes]
+    """Return the routes of all http services in order of precedence.
+
+    By priority first; then a named host goes before a wildcard, that before any host, and a longer path before a
+    shorter.
+    """
+    routes = [
+        (backend.service, route) for backend in settings.backends if backend.mode == "http" for route in backend.routes
+    ]
     for service, route in routes:
         if not route.path.startswith("/") or route.host.startswith("-"):
             raise ValueError(f"the route {route.host}{route.path} of service {service} is not HOST and /PATH")
-    routes.sort(key=lambda entry: (entry[1].host == "*", -len(entry[1].path), entry[1].host, entry[1].path))
+    routes.sort(key=lambda entry: _precedence(entry[1]))
     return [
-        _RouteView(f"route_{number}", service, route.host, route.path.rstrip("/") or "/")
+        _RouteView(
+            f"route_{number}",
+            service,
+            route.host,
+            route.path.rstrip("/") or "/",
+            route.rewrite,
+            is_default=number == len(routes) - 1 and route.host == "*" and route.path == "/",
+        )
         for number, (service, route) in enumerate(routes)
     ]
+
+
+def _precedence(route: Route) -> tuple[int, int, int, int, str, str]:
+    kind = 2 if route.host == "*" else 1 if route.host.startswith("*.") else 0
+    wildcard = -len(route.host) if kind == 1 else 0
+    return -route.priority, kind, wildcard, -len(route.path), route.host, route.path
 
 
 def _backends(settings: RenderSettings, services: Mapping[ServiceName, Service]) -> list[_BackendView]:
@@ -166,6 +242,24 @@ def _path(value: object) -> str:
     if not _QUOTABLE.fullmatch(text):
         raise ValueError(f"the path {text[:200]!a} cannot stand in haproxy.cfg: put it where no , ' $ or \\ is in it")
     return f"'{text}'"
+
+
+def _quoted(value: object) -> str:
+    """Print a header's value as one word in quotes."""
+    text = str(value)
+    if not _HEADER_VALUE.fullmatch(text):
+        raise ValueError(f"{text[:80]!a} cannot stand in haproxy.cfg: use printable ASCII without quotes, \\ $ % and #")
+    return f"'{text}'"
+
+
+def _raw_words(value: str) -> str:
+    if not _RAW_LINE.fullmatch(value):
+        raise ValueError(f"{value[:80]!a} cannot stand on a line of haproxy.cfg")
+    return value
+
+
+def _content_type(file: PurePath) -> str:
+    return _CONTENT_TYPES.get(file.suffix.lower(), "text/html")
 
 
 def _duration(seconds: float) -> str:

@@ -20,7 +20,7 @@ from rumor.model import Cause, Member, MemberStatus, Seconds, StoredRevision, Ta
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.pool.table import PoolSettings
 from rumor.render.publish import read_template, write_atomically
-from rumor.render.settings import BackendSettings, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
 from rumor.render.template import render
 from rumor.sources.base import Refusal, Snapshot
 
@@ -86,7 +86,7 @@ def rules(directory: Path, template: str) -> RenderSettings:
     )  # fmt: skip
     return RenderSettings(
         binds=(Endpoint("127.0.0.1", 8080),), stats=None, run_directory=directory, maxconn=100,
-        server_timeout=Seconds(5.0), backends=(backend,), template_text=template,
+        timeouts=BalancerTimeouts(server=Seconds(5.0)), backends=(backend,), template_text=template,
     )  # fmt: skip
 
 
