@@ -49,6 +49,11 @@ class Places:
         return self.directory / "operator.json"
 
     @property
+    def pin(self) -> Path:
+        """The configuration that an operator went back to, as long as it holds."""
+        return self.directory / "pin.json"
+
+    @property
     def master_socket(self) -> Path:
         return self.run_directory / "master.sock"
 

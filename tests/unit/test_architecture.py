@@ -48,7 +48,9 @@ THINKING = {
     "serf.members", "serf.ring", "serf.queries", "serf.keys", "serf.layer", "serf.stream", "serf.rpc", "sources.base",
     "sources.gossip", "pool.table", "pool.evidence", "render.settings", "render.template", "haproxy.replies",
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "supervise.base", "supervise.backoff", "web.views",
-    "agent.drain", "agent.settings", "agent.balancer_settings", "local.plan", "demo.verdict", "demo.report",
+    "haproxy.parts", "pool.split", "pool.damping",
+    "agent.debounce", "agent.peers", "agent.drain", "agent.settings", "agent.balancer_settings",
+    "local.plan", "demo.verdict", "demo.report",
 }  # fmt: skip
 
 

@@ -2,21 +2,28 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
+from rumor.agent.addresses import advertised_address
 from rumor.agent.balancer_settings import balancing_settings
 from rumor.agent.balancing import Balancing, BalancingSettings
 from rumor.agent.membership import Membership
 from rumor.agent.operator_words import OperatorWords
+from rumor.agent.pin import Pin
+from rumor.agent.revisions import Revisions
 from rumor.agent.settings import check_settings
 from rumor.checks.loop import run_check
 from rumor.config import Config
+from rumor.errors import ConfigError, PeerError
 from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.haproxy.certificates import Certificates
 from rumor.journal import Journal
 from rumor.log import get_logger
-from rumor.names import HostPort, ServiceName
+from rumor.names import HostPort, ServiceName, parse_ip, parse_member_name
 from rumor.places import Places
 from rumor.render.publish import (
+    ANY_HOST,
     allowed_maxconn,
     check_haproxy,
     find_haproxy,
@@ -34,14 +41,27 @@ def settings_of(config: Config, place: Places) -> BalancingSettings:
     """Return what the configuration says of the balancer.
 
     Raises:
-        ConfigError: the template cannot be read.
+        ConfigError: the template cannot be read, or an address is none.
     """
     return balancing_settings(
         config,
         place.run_directory,
         read_template(config.balancer.template),
         maxconn=allowed_maxconn(config.balancer.maxconn),
+        peers=_peers(config),
     )
+
+
+def _peers(config: Config) -> HostPort | None:
+    """Return where this balancer shares its stick tables, as others reach it."""
+    endpoint = config.balancer.peers
+    if endpoint is None:
+        return None
+    host = endpoint.host if endpoint.host not in ANY_HOST else advertised_address(config.cluster).host
+    try:
+        return HostPort.of(parse_ip(host), endpoint.port)
+    except PeerError as error:
+        raise ConfigError(f"balancer.peers wants an address of this node: {error}") from error
 
 
 def make_balancing(
@@ -90,21 +110,29 @@ def make_balancing(
     applier = Applier(
         ApplierSettings(config=place.haproxy_config, run_directory=place.run_directory, drains=settings.drains),
         text_of=text_of,
-        write=write_atomically,
+        write=partial(write_atomically, survives_power_cut=True),
         probe=probe,
     )
     applier.lock()
+    revisions = Revisions(
+        journal,
+        check=check,
+        pin=Pin(place.pin),
+        good_text=_read_if_there(place.haproxy_config),
+        good_template=_read_if_there(place.good_template),
+        keep_template=keep_template,
+    )
     return Balancing(
         settings,
         applier=applier,
         journal=journal,
-        check=check,
         picture=membership.picture,
         tell_drained=membership.tell_drained,
         probe_member=membership.probe_soon,
         words=OperatorWords(place.operator_words),
-        good_template=_read_if_there(place.good_template),
-        keep_template=keep_template,
+        revisions=revisions,
+        certificates=Certificates(write_atomically),
+        node=parse_member_name(membership.name),
     )
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from rumor.agent.balancing import BalancingSettings
 from rumor.config import Config, ServiceConfig, TlsConfig
 from rumor.errors import ConfigError
-from rumor.names import ServiceName
+from rumor.names import HostPort, ServiceName
 from rumor.pool.table import PoolSettings
 from rumor.render.settings import BackendSettings, CheckRule, ClientTls, RenderSettings
 
@@ -15,9 +15,21 @@ CERTIFICATES = "certificates"
 
 
 def balancing_settings(
-    config: Config, run_directory: Path, template_text: str, *, maxconn: int | None = None
+    config: Config,
+    run_directory: Path,
+    template_text: str,
+    *,
+    maxconn: int | None = None,
+    peers: HostPort | None = None,
 ) -> BalancingSettings:
-    """Return what a balancer needs; `maxconn` is what this machine allows, where that is less than the file wants.
+    """Return what a balancer needs.
+
+    Args:
+        config: the whole configuration.
+        run_directory: where HAProxy's sockets are.
+        template_text: the template.
+        maxconn: what this machine allows, where that is less than the file wants.
+        peers: where this balancer shares its stick tables, if it does.
 
     Raises:
         ConfigError: the file does not say where HAProxy listens.
@@ -45,7 +57,7 @@ def balancing_settings(
         service.name: PoolSettings(service.floor, service.role, service.port, service.split)
         for service in config.services
     }
-    return BalancingSettings(render, pool)
+    return BalancingSettings(render, pool, balancer.tls.certificates if balancer.tls else None, peers)
 
 
 def _client_tls(tls: TlsConfig | None, run_directory: Path) -> ClientTls | None:

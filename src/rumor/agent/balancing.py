@@ -7,13 +7,19 @@ the members and, at the latest, each second, so that what runs is read back and 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from rumor.agent.debounce import Debounce
 from rumor.agent.drain import Drained, format_drained
 from rumor.agent.operator_words import OperatorWords, ServerName, find_servers
+from rumor.agent.peers import peers_of
+from rumor.agent.pin import Pinned
+from rumor.agent.revisions import Revisions, Surroundings
 from rumor.errors import Refused, RumorError, Unreachable
 from rumor.haproxy.apply import Applier, ApplyReport, Observed
+from rumor.haproxy.certificates import Certificates
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import (
@@ -29,22 +35,22 @@ from rumor.model import (
     Table,
     WallTime,
 )
-from rumor.names import MemberName, ServiceName
+from rumor.names import HostPort, MemberName, ServiceName
+from rumor.pool.damping import Standings, damp, watch
 from rumor.pool.sensor import Sighting, sightings
 from rumor.pool.table import Blindness, PoolSettings, build_table, changes, drained, explain
 from rumor.render.settings import RenderSettings
-from rumor.render.template import render
 from rumor.sources.base import Snapshot
 
 log = get_logger("balancer")
 
-# Events come in bursts (three agents joining); one table for all of them costs each this much delay.
-_DEBOUNCE = 0.02
 _RECONCILE_INTERVAL = 1.0
 _DRAIN_POLL = 0.1
 _FIRST_PICTURE_WAIT = 2.0
 _SHORTEST_PAUSE = 0.02
 _REPORTED_LIMIT = 1024
+_RETRY_PAUSE = 30.0
+"""A service that is served by an older part of the configuration gets another try so often: a file may be back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,10 @@ class BalancingSettings:
 
     render: RenderSettings
     pool: Mapping[ServiceName, PoolSettings]
+    certificates: Path | None = None
+    """The operator's directory of certificates; None where nobody is served by TLS."""
+    peers: HostPort | None = None
+    """Where this balancer shares its stick tables, as others reach it; None where it does not."""
 
     @property
     def drains(self) -> dict[ServiceName, Seconds]:
@@ -70,7 +80,6 @@ class Counters:
 
     cycles: int = 0
     applies: dict[str, int] = field(default_factory=lambda: {"runtime": 0, "reload": 0})
-    refusals: int = 0
     repairs: int = 0
     offers_refused: int = 0
 
@@ -84,13 +93,13 @@ class Balancing:
         *,
         applier: Applier,
         journal: Journal,
-        check: Callable[[str, str], Awaitable[str]],
         picture: Callable[[], Snapshot],
         tell_drained: Callable[[MemberName, bytes], None],
         probe_member: Callable[[MemberName], None],
         words: OperatorWords,
-        good_template: str = "",
-        keep_template: Callable[[str], Awaitable[None]] | None = None,
+        revisions: Revisions,
+        certificates: Certificates,
+        node: MemberName,
     ) -> None:
         """Prepare; nothing is asked of HAProxy before `run`.
 
@@ -98,27 +107,29 @@ class Balancing:
             settings: what to render, and how to find servers among members.
             applier: the one writer to HAProxy.
             journal: where revisions and state changes are kept with their causes.
-            check: returns what speaks against a new configuration text, given the one that runs; empty for nothing.
             picture: what gossip sees now.
             tell_drained: sends a balancer's word to a draining member.
             probe_member: lets gossip look at a member before its turn: HAProxy doubts it.
             words: what people have said of servers.
-            good_template: the last one that passed its check, in an earlier life; serves until a better one is
-                offered, should the present one be broken.
-            keep_template: keeps such a template for the next life.
+            revisions: makes a revision of a table.
+            certificates: brings certificates to HAProxy.
+            node: this member's name.
         """
         self._settings = settings
         self._applier = applier
         self._journal = journal
-        self._check = check
         self._picture = picture
         self._tell_drained = tell_drained
         self._probe_member = probe_member
         self._words = words
-        self._good_template = good_template
-        self._keep_template = keep_template
+        self._revisions = revisions
+        self._certificates = certificates
+        self._node = node
         self._table = Table()
-        self._revision: Revision | None = None
+        self._standings: Standings = {}
+        self._debounce = Debounce()
+        self._retry_at = 0.0
+        self._refused_certificates: tuple[tuple[str, str], ...] = ()
         self._applied: Revision | None = None
         """The last revision whose outcome is journalled."""
         self._observed: Observed | None = None
@@ -144,7 +155,22 @@ class Balancing:
     @property
     def revision(self) -> Revision | None:
         """The revision that is wanted: the newest that passed its check."""
-        return self._revision
+        return self._revisions.newest
+
+    @property
+    def pinned(self) -> Pinned | None:
+        """The configuration that an operator went back to, if so."""
+        return self._revisions.pinned
+
+    @property
+    def refusals(self) -> int:
+        """Revisions that a check or HAProxy refused."""
+        return self._revisions.refusals
+
+    @property
+    def set_aside(self) -> Mapping[ServiceName, str]:
+        """Services that are served by an older part of the configuration, and what speaks against the new one."""
+        return self._revisions.set_aside
 
     @property
     def observed(self) -> Observed | None:
@@ -168,12 +194,46 @@ class Balancing:
             Refused: the template or HAProxy speaks against it; the old settings and the last good revision stay.
         """
         async with self._turn:
-            revision = await self._offer(self._table, settings, cause)
+            revision = await self._revisions.offer(self._table, settings.render, cause)
             self._settings = settings
             self._applier.settings = replace(self._applier.settings, drains=settings.drains)
-            self._revision = revision
         self._changed.set()
-        return f"revision {revision.id[:12]} is accepted"
+        said = [f"revision {revision.id[:12]} is accepted"]
+        said += [f"{service} stays as it was: {words}" for service, words in sorted(self.set_aside.items())]
+        if self.pinned is not None:
+            said.append(f"the configuration stays pinned to {self.pinned.revision[:12]} until `rumor config release`")
+        return "; ".join(said)
+
+    async def roll_back(self, prefix: str, by: str) -> str:
+        """Go back to an older configuration, with today's servers, until it is released; return its id.
+
+        Raises:
+            Refused: there is none, or HAProxy speaks against it today.
+            Unreachable: the journal cannot be read.
+        """
+        async with self._turn:
+            pinned = await self._revisions.roll_back(prefix, self._table, by)
+            text = f"{by or 'somebody'} went back to revision {pinned.revision[:12]}"
+            await self._revisions.offer(
+                self._table, self._settings.render, Cause("rollback", text, at=WallTime(time.time()))
+            )
+        self._changed.set()
+        return pinned.revision
+
+    async def release(self, by: str) -> str:
+        """Let the present configuration come again; return the id of the one that was pinned.
+
+        Raises:
+            Refused: none is, or the present configuration is refused, which the pin then outlives no more.
+        """
+        async with self._turn:
+            pinned = await self._revisions.release(by)
+            text = f"{by or 'somebody'} released the configuration"
+            await self._revisions.offer(
+                self._table, self._settings.render, Cause("release", text, at=WallTime(time.time()))
+            )
+        self._changed.set()
+        return pinned.revision
 
     async def operate(self, word: str, target: str, *, weight: int | None = None, by: str = "") -> list[ServerName]:
         """Take a person's word about a server, or about all servers of a node; return which they are.
@@ -240,7 +300,7 @@ class Balancing:
                 await self._changed.wait()
         except TimeoutError:
             return
-        await asyncio.sleep(_DEBOUNCE)
+        await asyncio.sleep(self._debounce.pause(Instant(time.monotonic())))
 
     async def _cycle(self) -> float:
         """Look, decide, act; return when to look again at the latest, in seconds."""
@@ -249,23 +309,29 @@ class Balancing:
         observations = () if self._observed is None else self._observed.servers
         await self._heed(sightings(before, observations))
         snapshot = self._picture()
+        now = Instant(time.monotonic())
+        if not snapshot.is_blind:
+            self._standings = watch(self._standings, snapshot.members, now)
         table, refused = build_table(
             snapshot.members,
             self._settings.pool,
             observations,
             blindness=Blindness(self._started if snapshot.is_blind else None),
-            now=Instant(time.monotonic()),
+            now=now,
             words=self._words.words,
         )
+        table = damp(table, self._standings, {name: pool.floor for name, pool in self._settings.pool.items()}, now)
         for refusal in snapshot.refusals:
             await self._report_refusal(refusal.subject, refusal.reason)
         for offer in refused:
             await self._report_refusal(offer.member, offer.reason)
-        await self._take(table, snapshot.members)
-        if self._revision is None:
+        await self._take(table, snapshot.members, await self._look_around(snapshot))
+        revision = self._revisions.newest
+        if revision is None:
             return _RECONCILE_INTERVAL
-        report = await self._applier.apply(self._revision)
-        await self._note_report(self._revision, report)
+        report = await self._applier.apply(revision)
+        await self._note_report(revision, report)
+        await self._load_certificates(report)
         return min(self._acknowledge(snapshot, report), _RECONCILE_INTERVAL)
 
     async def _heed(self, seen: Sequence[Sighting]) -> None:
@@ -276,15 +342,42 @@ class Balancing:
             log.info(sighting.kind, server=sighting.server, text=sighting.text)
             await self._journal.append(Record(WallTime(time.time()), sighting.kind, sighting.server, sighting.text))
 
-    async def _take(self, table: Table, members: Sequence[Member]) -> None:
+    async def _look_around(self, snapshot: Snapshot) -> Cause | None:
+        """Notice new and lost certificates and balancers; return the cause of a new configuration, if there is one."""
+        old, now = self._revisions.surroundings, WallTime(time.time())
+        names = old.certificates
+        tls = self._settings.render.tls
+        if tls is not None and self._settings.certificates is not None:
+            found = await self._certificates.look(self._settings.certificates, tls.directory)
+            names = found.names
+            for name, reason in found.refused:
+                if (name, reason) not in self._refused_certificates:
+                    log.error("certificate_refused", name=name, reason=reason)
+                    await self._journal.append(Record(now, "certificate_refused", name, reason))
+            self._refused_certificates = found.refused
+        peers = (
+            old.peers
+            if snapshot.is_blind and old.peers
+            else peers_of(snapshot.members, self._node, self._settings.peers)
+        )
+        self._revisions.surroundings = Surroundings(names, peers, self._node)
+        if names != old.certificates:
+            return Cause("certificates", f"the certificates are now {', '.join(names) or 'none'}", at=now)
+        if peers != old.peers:
+            return Cause("peers", f"the balancers are now {', '.join(name for name, _ in peers)}", at=now)
+        return None
+
+    async def _take(self, table: Table, members: Sequence[Member], around: Cause | None) -> None:
         """Make a revision of a changed table, and journal what changed and why."""
         now = WallTime(time.time())
         made = changes(self._table, table, members)
-        if not made and (self._revision is not None or self._has_failed):
+        is_tried = self._revisions.newest is not None or self._has_failed
+        is_retry = bool(self._revisions.set_aside) and time.monotonic() >= self._retry_at
+        if not made and around is None and is_tried and not is_retry:
             # The same routing: newer evidence alone makes no revision, nor does offering a broken template again.
             self._table = table
             return
-        cause = explain(made, at=now) if made else self._start
+        cause = explain(made, at=now) if made else around or self._start
         for change in made:
             log.info(
                 "server_changed", service=change.service, server=change.server, to=change.word, cause=change.reason
@@ -293,61 +386,34 @@ class Balancing:
             facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
             await self._journal.append(Record(now, f"server_{change.word}", change.server, text, change.reason, facts))
         self._table = table
+        self._retry_at = time.monotonic() + _RETRY_PAUSE
         try:
-            self._revision = await self._offer(table, self._settings, cause)
+            await self._revisions.offer(table, self._settings.render, cause)
             self._has_failed = False
         except Refused:
             # It is journalled; the last good revision stays, and the next change is offered anew.
             self._has_failed = True
-            if self._revision is None and self._good_template not in ("", self._settings.render.template_text):
-                await self._fall_back(table, cause)
+            if self._revisions.newest is None:
+                older = await self._revisions.fall_back(table, self._settings.render, cause)
+                if older is not None:
+                    self._settings, self._has_failed = replace(self._settings, render=older), False
 
-    async def _fall_back(self, table: Table, cause: Cause) -> None:
-        """Serve with the template of an earlier life: the one on disk was broken while nobody watched."""
-        settings = replace(self._settings, render=replace(self._settings.render, template_text=self._good_template))
-        try:
-            self._revision = await self._offer(table, settings, cause)
-        except Refused:
+    async def _load_certificates(self, report: ApplyReport) -> None:
+        """Let the running HAProxy have certificates whose contents changed; no reload is needed for that."""
+        tls = self._settings.render.tls
+        if tls is None or report.observed is None or report.refused:
             return
-        self._settings, self._has_failed = settings, False
-        log.error("template_refused", text="going on with the last template that passed its check")
-
-    async def _offer(self, table: Table, settings: BalancingSettings, cause: Cause) -> Revision:
-        """Render and check a revision, and journal it either way.
-
-        Raises:
-            Refused: the template or HAProxy speaks against it.
-        """
-        try:
-            revision = render(table, settings.render, cause)
-        except Refused as error:
-            broken = Revision("0" * 64, settings.render.template_text, table, cause)
-            await self._refuse(broken, str(error))
-            raise
-        if self._revision is not None and revision.id == self._revision.id:
-            return self._revision
-        words = await self._check(revision.text, "" if self._revision is None else self._revision.text)
-        if words:
-            await self._refuse(revision, words)
-            raise Refused(words)
-        log.info("revision", id=revision.id[:12], cause=cause.text)
-        if settings.render.template_text != self._good_template:
-            self._good_template = settings.render.template_text
-            if self._keep_template is not None:
-                await self._keep_template(self._good_template)
-        await self._journal.add_revision(revision, Outcome.PENDING)
-        return revision
-
-    async def _refuse(self, revision: Revision, words: str) -> None:
-        self.counters.refusals += 1
-        log.error("revision_refused", id=revision.id[:12], cause=revision.cause.text, words=words)
-        await self._journal.add_revision(revision, Outcome.REFUSED, words)
+        process = str(report.observed.processes.worker_pid)
+        for name in await self._certificates.load(self._applier.worker, tls.directory, process=process):
+            log.info("certificate_loaded", name=name)
+            text = f"{name} was replaced on disk, and serves without a reload"
+            await self._journal.append(Record(WallTime(time.time()), "certificate_loaded", name, text))
 
     async def _note_report(self, revision: Revision, report: ApplyReport) -> None:
         self._observed = report.observed
         was_converged, self._is_converged = self._is_converged, report.is_converged
         if report.refused:
-            self.counters.refusals += 1
+            self._revisions.refusals += 1
             log.error("apply_refused", id=revision.id[:12], words=report.refused)
             await self._journal.set_outcome(revision.id, Outcome.REFUSED, report.refused, report.how)
             return
@@ -359,6 +425,8 @@ class Balancing:
             # Nothing new was wanted, yet something differed: somebody else was at HAProxy.
             self.counters.repairs += 1
             log.warning("repaired", done=done)
+            text = f"HAProxy differed though nothing new was wanted: {done}"
+            await self._journal.append(Record(WallTime(time.time()), "drift_repaired", "", text))
         else:
             log.info("applied", id=revision.id[:12], how=report.how, done=done)
         now = WallTime(time.time())

@@ -24,6 +24,7 @@ from rumor.agent.handlers import Ended, HandlerRunner, parse_handler
 from rumor.agent.keyring_file import read_keyring, write_keyring
 from rumor.agent.membership import Membership, MembershipSettings
 from rumor.agent.offering import Offering
+from rumor.agent.peers import PEERS_TAG
 from rumor.agent.settings import BALANCER, offer_settings, offered_services
 from rumor.agent.view import AgentView
 from rumor.config import Config, SerfConfig
@@ -353,6 +354,8 @@ class Agent:
         if self._plays_balancer:
             binds = self._config.balancer.binds
             tags[BALANCER_TAG] = str(binds[0].port) if binds else ""
+            if self._config.balancer.peers is not None:
+                tags[PEERS_TAG] = str(self._config.balancer.peers.port)
         return tags
 
     def _on_offer(self, offer: Offer, reason: str) -> None:

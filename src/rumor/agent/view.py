@@ -53,6 +53,12 @@ class AgentView:
             return None
         return await self._balancing.operate(word, target, weight=weight, by=by)
 
+    async def roll_back(self, prefix: str, by: str) -> str | None:
+        return None if self._balancing is None else await self._balancing.roll_back(prefix, by)
+
+    async def release(self, by: str) -> str | None:
+        return None if self._balancing is None else await self._balancing.release(by)
+
     def members(self) -> Sequence[Member]:
         return self._membership.members()
 
@@ -65,6 +71,8 @@ class AgentView:
             revision=balancing.revision.id if balancing.revision else "",
             observations=balancing.observed.servers if balancing.observed else (),
             routes=balancing.settings.routes,
+            set_aside=balancing.set_aside,
+            pinned=None if (pinned := balancing.pinned) is None else (pinned.revision, pinned.by, pinned.at),
         )
 
     def status(self) -> Status:
@@ -88,7 +96,9 @@ class AgentView:
         counters = self._balancing.counters
         samples = [
             Sample("cycles", "counter", "Rounds of looking, deciding and acting.", counters.cycles),
-            Sample("revisions_refused", "counter", "Revisions that a check or HAProxy refused.", counters.refusals),
+            Sample(
+                "revisions_refused", "counter", "Revisions that a check or HAProxy refused.", self._balancing.refusals
+            ),
             Sample(
                 "repairs", "counter", "Times that HAProxy differed though nothing new was wanted.", counters.repairs
             ),

@@ -383,6 +383,35 @@ def config_diff(
     output.show(output.difference(revision_of(client, old), revision_of(client, new)), form, output.diff)
 
 
+@config.command("rollback")
+@click.option(
+    "--to", default="", metavar="REV", help="The beginning of a revision's id; without it the last other one."
+)
+@asking
+def config_rollback(
+    to: str, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
+) -> None:
+    """Go back to an older configuration, with today's servers, until it is released."""
+    from rumor.cli import output
+    from rumor.cli.operating import me
+
+    if to and not to.isalnum():
+        raise click.UsageError(f"{to!r} is no revision: take the beginning of an id from `rumor config history`")
+    output.show(
+        agent_api(data, node, api, token).post(f"/v1/config/rollback?to={to}&by={me()}"), form, output.rolled_back
+    )
+
+
+@config.command("release")
+@asking
+def config_release(data: Path | None, node: str | None, api: str | None, token: str | None, form: str) -> None:
+    """Let the present configuration come again after a rollback."""
+    from rumor.cli import output
+    from rumor.cli.operating import me
+
+    output.show(agent_api(data, node, api, token).post(f"/v1/config/release?by={me()}"), form, output.released)
+
+
 @config.command("check")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(

@@ -100,17 +100,30 @@ def why(
     oldest_first = records[:limit][::-1]
     # The journal keeps the order of writing, in which gossip's news and the balancer's deeds may stand a moment apart.
     history = sorted(oldest_first, key=lambda record: record["at"])
-    value = {"name": target, "servers": servers, "member": member, "records": history}
+    asides = {entry["name"]: entry["set_aside"] for entry in table["services"] if entry["set_aside"]}
+    about = {server["service"] for server in servers} | {name}
+    value = {
+        "name": target,
+        "pinned": table["pinned"],
+        "set_aside": {service: words for service, words in asides.items() if service in about},
+        "servers": servers,
+        "member": member,
+        "records": history,
+    }
     output.show(value, form, output.why)
 
 
 COMMANDS = (drain, ready, weight, why)
 
 
+def me() -> str:
+    """Return who asks, for the journal: user and host, fit for a query."""
+    return quote(f"{getpass.getuser()}@{socket.gethostname()}")
+
+
 def _say(client: "AgentApi", word: str, target: str, *, weight: str = "") -> dict[str, Any]:
-    by = quote(f"{getpass.getuser()}@{socket.gethostname()}")
     more = f"&weight={quote(weight)}" if weight else ""
-    return client.post(f"/v1/operator/{word}?server={quote(target, safe='')}&by={by}{more}")
+    return client.post(f"/v1/operator/{word}?server={quote(target, safe='')}&by={me()}{more}")
 
 
 def _wait_empty(client: "AgentApi", servers: list[dict[str, str]], patience: float) -> int:

@@ -48,6 +48,10 @@ def members(value: Value) -> Table:
 
 def table(value: Value) -> Table:
     drawn = _table("service", "server", "address", "state", "weight", "HAProxy", "sessions", "evidence")
+    notes = _pinned(value) + [
+        _set_aside(entry["name"], entry["set_aside"]) for entry in value["services"] if entry["set_aside"]
+    ]
+    drawn.caption = "\n".join(notes) or None
     for service in value["services"]:
         for server in service["servers"] or [None]:
             if server is None:
@@ -67,6 +71,20 @@ def table(value: Value) -> Table:
     return drawn
 
 
+def _pinned(value: Value) -> list[str]:
+    pinned = value["pinned"]
+    if pinned is None:
+        return []
+    by = f" by {_safe(pinned['by'])}" if pinned["by"] else ""
+    return [
+        f"the configuration is pinned to {pinned['revision'][:12]}{by} since {pinned['at']}: `rumor config release`"
+    ]
+
+
+def _set_aside(service: str, words: str) -> str:
+    return f"{service} is served by its last good part of the configuration: {_safe(words)}"
+
+
 def _evidence(entry: Value) -> str:
     by = f" ({entry['by']})" if entry["by"] else ""
     return f"{entry['source']}: {entry['says']}{by}"
@@ -75,6 +93,8 @@ def _evidence(entry: Value) -> str:
 def why(value: Value) -> Text:
     """Draw what is known of a server: first what is, then what led to it."""
     drawn = Text()
+    for note in _pinned(value) + [_set_aside(service, words) for service, words in value["set_aside"].items()]:
+        drawn.append(f"{note}\n", style="yellow")
     for server in value["servers"]:
         drawn.append(f"{server['name']} of {server['service']} at {server['address']}: ")
         drawn.append_text(_state(server["state"]))
@@ -105,6 +125,7 @@ def health(value: Value) -> str:
 
 def history(value: Value) -> Table:
     drawn = _table("revision", "at", "outcome", "how", "cause", "words")
+    drawn.caption = "\n".join(_pinned(value)) or None
     for entry in value["revisions"]:
         drawn.add_row(
             entry["id"][:12], entry["at"], _state(entry["outcome"]), entry["how"], _safe(entry["cause"]),
@@ -131,6 +152,15 @@ def diff(value: Value) -> Text:
         style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
         drawn.append(f"{line}\n", style=style)
     return drawn
+
+
+def rolled_back(value: Value) -> str:
+    said = f"pinned to revision {value['pinned'][:12]}: servers come and go as before, all else holds until "
+    return f"{said}`rumor config release`"
+
+
+def released(value: Value) -> str:
+    return f"released from revision {value['released'][:12]}"
 
 
 def check(value: Value) -> str:

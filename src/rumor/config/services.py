@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rumor.config.traffic import (
-    PATH,
+    TARGET,
     read_check_headers,
     read_check_status,
     read_error_pages,
@@ -193,7 +193,7 @@ def _read_split(reader: Reader, raw: object, key: tuple[str, ...]) -> Mapping[st
 def _read_check(reader: Reader, raw: object, key: tuple[str, ...]) -> Check:
     table, default = reader.table(raw, key, _CHECK_KEYS), Check()
     is_tcp = reader.flag(table, (*key, "tcp"))
-    path = reader.matching(table, (*key, "http"), PATH, "", "a path such as /health")
+    path = reader.matching(table, (*key, "http"), TARGET, "", "a path such as /health")
     if is_tcp and path:
         reader.fail((*key, "tcp"), "a check is http or tcp, not both")
     for name in ("status", "headers"):

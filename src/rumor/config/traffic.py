@@ -15,6 +15,8 @@ from rumor.render.settings import RateLimit, Raw, Route, ServerTls, Timeouts
 PAGE_STATUSES = (400, 401, 403, 404, 405, 407, 408, 410, 413, 425, 429, 500, 501, 502, 503, 504)
 """Those for which HAProxy has an answer of its own."""
 PATH = re.compile(r"/[A-Za-z0-9_./~%@!*()+,=-]{0,255}", re.ASCII)
+TARGET = re.compile(r"/[A-Za-z0-9_./~%@!*()+,=?&-]{0,255}", re.ASCII)
+"""A path with a query or without."""
 _REWRITE = re.compile(r"/[A-Za-z0-9_./~@!()+,=-]{0,255}", re.ASCII)
 _HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)

@@ -51,6 +51,7 @@ class Commands(Protocol):
     """One of HAProxy's command sockets."""
 
     async def ask(self, *commands: str, deadline: Seconds = DEADLINE) -> str: ...
+    async def ask_with(self, command: str, payload: str) -> str: ...
     async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]: ...
 
 
@@ -135,6 +136,11 @@ class Applier:
         """Revisions that HAProxy refused, and when they may be offered again."""
         self._last_reload = Instant(clock() - _RELOAD_PAUSE)
         self._lock: int | None = None
+
+    @property
+    def worker(self) -> Commands:
+        """The running HAProxy's own socket, for what no revision holds."""
+        return self._worker
 
     def lock(self) -> None:
         """Make sure that nobody else steers this HAProxy.

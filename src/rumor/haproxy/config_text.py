@@ -24,7 +24,7 @@ from rumor.names import (
 ServerKey = tuple[ServiceName, MemberName]
 REVISION_VARIABLE = "proc.rumor_revision"
 
-_SECTION = re.compile(
+SECTION = re.compile(
     r"\s*(global|defaults|frontend|backend|listen|resolvers|peers|userlist|cache|ring|program|mailers|http-errors"
     r"|fcgi-app|log-forward)(?:\s+(\S+).*)?"
 )
@@ -79,12 +79,12 @@ def read_config(text: str) -> ConfigText:
     inherited = ""
     for number, line in enumerate(text.splitlines(), start=1):
         words = line.split()
-        heading = _SECTION.fullmatch(line)
+        heading = SECTION.fullmatch(line)
         if heading is not None:
             section = heading[2] or "" if heading[1] in ("backend", "listen") else ""
             inherited = "" if heading[1] == "defaults" else inherited
             defaults[section] = inherited
-        server = _read_server(line, section) if section and words[:1] == ["server"] else None
+        server = read_server(line, section) if section and words[:1] == ["server"] else None
         if server is not None:
             if server.key in servers:
                 raise Refused(f"haproxy.cfg line {number}: server {server.name} stands twice in backend {section}")
@@ -107,7 +107,7 @@ def read_config(text: str) -> ConfigText:
     return ConfigText("\n".join(base), servers, given, frozenset(fixed))
 
 
-def _read_server(line: str, section: str) -> ServerLine | None:
+def read_server(line: str, section: str) -> ServerLine | None:
     """Parse a server line of the agreed form; None for any other."""
     match = _SERVER.fullmatch(line)
     if match is None:

@@ -266,6 +266,10 @@ class FakeSocket:
         answer = self.haproxy.answer_master if self.is_master else self.haproxy.answer_worker
         return "".join(map(answer, commands)).strip()
 
+    async def ask_with(self, command: str, payload: str) -> str:
+        """Answer as `CommandSocket.ask_with` does; the fake knows no command that takes a payload."""
+        return await self.ask(command)
+
     async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]:
         """Answer as `CommandSocket.ask_each` does; each line is a step that may be interrupted.
 

@@ -66,6 +66,19 @@ class CommandSocket:
         taken = iter(replies)
         return ["\n".join(next(taken).strip() for _ in line).strip() for line in lines]
 
+    async def ask_with(self, command: str, payload: str) -> str:
+        """Send one command with what it is to take in; return the reply, stripped.
+
+        Raises:
+            Unreachable: nobody listens, or the reply did not come in time.
+            Bug: the command holds a character that would start another, or the payload an empty line, which ends it.
+        """
+        lines = payload.splitlines()
+        if not all(lines):
+            raise Bug("a payload for HAProxy holds an empty line")
+        # No word of this is ever logged: it may be a key.
+        return (await self._exchange([f"{_line([command])} <<", *lines, ""], DEADLINE, slow=_SLOW)).strip()
+
     async def _exchange(self, lines: Sequence[str], deadline: Seconds, *, slow: Seconds) -> str:
         began = time.monotonic()
         try:
@@ -78,7 +91,8 @@ class CommandSocket:
         finally:
             took = time.monotonic() - began
             if took > slow:
-                log.warning("haproxy_slow", command=lines[min(1, len(lines) - 1)][:80], took=f"{took:.3f}s")
+                first = lines[1] if lines[0] == "prompt" and len(lines) > 1 else lines[0]
+                log.warning("haproxy_slow", command=first[:80], took=f"{took:.3f}s")
 
     async def _converse(self, lines: Sequence[str]) -> str:
         reader, writer = await asyncio.open_unix_connection(str(self.path))

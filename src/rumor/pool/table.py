@@ -196,7 +196,7 @@ def _keep_running(
 
 def decisive(server: Server) -> str:
     """Return the evidence that decided over a server's rotation, in words."""
-    for source in ("panic", "floor", "operator", "blind"):
+    for source in ("damping", "panic", "floor", "operator", "blind"):
         for entry in server.evidence:
             # An operator's weight decides nothing about the rotation of a server that is out of it.
             if entry.source == source and (source != "operator" or _decides(entry, server)):

@@ -26,8 +26,10 @@ OLDEST_HAPROXY = (2, 8)
 CHECK_DEADLINE = Seconds(10.0)
 _WORDS_LIMIT = 4096
 _BIND = re.compile(r"^\s+bind\s+(\S+)", re.MULTILINE)
+_PEER = re.compile(r"^\s+peer\s+(\S+)\s+(\S+)", re.MULTILINE)
+_LOCAL_PEER = re.compile(r"^\s+localpeer\s+(\S+)", re.MULTILINE)
 _PROCESS = re.compile(r"^(\[\w+\])\s+\(\d+\) : ")
-_ANY_HOST = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - names of "any address", bound nowhere here
+ANY_HOST = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - names of "any address", bound nowhere here
 _FILES_RESERVED = 1024
 _VERSION = re.compile(r"HAProxy version (\d+)\.(\d+)(\S*)")
 
@@ -97,8 +99,7 @@ def read_template(path: Path | None) -> str:
 def write_atomically(path: Path, text: str, *, mode: int = 0o600, survives_power_cut: bool = False) -> None:
     """Replace a file so that a reader, or a process killed at any moment, finds the old text or the new one, whole.
 
-    Not forced to the disk unless it must survive a power cut: a busy disk would hold up a drain for seconds, and what
-    is lost of a configuration is rendered anew.
+    Forced to the disk only if it must survive a power cut.
     """
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -168,15 +169,15 @@ def new_binds(old_text: str, new_text: str) -> tuple[Endpoint, ...]:
         endpoint
         for endpoint in _binds(new_text)
         if endpoint not in old
-        and not any(
-            held.port == endpoint.port and (held.host in _ANY_HOST or endpoint.host in _ANY_HOST) for held in old
-        )
+        and not any(held.port == endpoint.port and (held.host in ANY_HOST or endpoint.host in ANY_HOST) for held in old)
     )
 
 
 def _binds(text: str) -> tuple[Endpoint, ...]:
     found: list[Endpoint] = []
-    for words in dict.fromkeys(_BIND.findall(text)):
+    local = _LOCAL_PEER.search(text)
+    own = [address for name, address in _PEER.findall(text) if local is not None and name == local[1]]
+    for words in dict.fromkeys([*_BIND.findall(text), *own]):
         for word in words.split(","):
             with contextlib.suppress(PeerError):
                 found.append(parse_endpoint(word.removeprefix("*") if word.startswith("*:") else word))

@@ -23,6 +23,7 @@ from rumor.render.settings import BackendSettings, RenderSettings, Route, Server
 
 REVISION_VARIABLE = "proc.rumor_revision"
 _REVISION_MARK = "0" * 64
+_CARRIED = re.compile(rf"(set-var {re.escape(REVISION_VARIABLE)} str\()[0-9a-f]{{64}}(\))")
 _TEXT_LIMIT = 16 * 1024 * 1024
 # No quote, backslash, `$`, `#`, space or control character: HAProxy gives each of them a meaning.
 _WORD = re.compile(r"[A-Za-z0-9_./:~%?&=+,@!*()-]+", re.ASCII)
@@ -141,7 +142,8 @@ def render(table: Table, settings: RenderSettings, cause: Cause) -> Revision:
         raise Refused(f"template {settings.template_name}{_line_of(error)}: {error}") from error
     if len(text) > _TEXT_LIMIT:
         raise Refused(f"template {settings.template_name}: more than {_TEXT_LIMIT} characters come out of it")
-    return _identified(text, table, settings, cause)
+    _marked(text, settings)
+    return identified(text, table, cause)
 
 
 @lru_cache(maxsize=4)
@@ -156,16 +158,24 @@ def _compiled(template_text: str) -> Template:
     return environment.from_string(template_text)
 
 
-def _identified(text: str, table: Table, settings: RenderSettings, cause: Cause) -> Revision:
-    lines = text.splitlines(keepends=True)
-    marked = [line for line in lines if _REVISION_MARK in line]
+def _marked(text: str, settings: RenderSettings) -> None:
+    """Make sure that the text has a place for its id.
+
+    Raises:
+        Refused: it has none, or several.
+    """
+    marked = [line for line in text.splitlines() if _REVISION_MARK in line]
     if len(marked) != 1 or REVISION_VARIABLE not in marked[0]:
         raise Refused(
             f"template {settings.template_name}: its global section needs the line "
             f"`set-var {REVISION_VARIABLE} str({{{{ revision }}}})`, once, or rumor cannot tell what runs"
         )
+
+
+def identified(text: str, table: Table, cause: Cause) -> Revision:
+    """Return a configuration as a revision, with its own id in the line that carries one."""
     revision = revision_id(text)
-    return Revision(revision, text.replace(_REVISION_MARK, revision), table, cause)
+    return Revision(revision, _CARRIED.sub(rf"\g<1>{revision}\g<2>", text, count=1), table, cause)
 
 
 def revision_id(text: str) -> str:

@@ -6,7 +6,7 @@ answered as GET; the carrier leaves the body out. Errors are JSON objects of one
     GET  /health /ready /metrics
     GET  /v1/members /v1/table /v1/status /v1/journal?subject=&limit=
     GET  /v1/config/history?limit= /v1/config/revisions/PREFIX
-    POST /v1/reload
+    POST /v1/reload /v1/config/rollback?to= /v1/config/release
     POST /v1/operator/drain?server= /v1/operator/ready?server= /v1/operator/weight?server=&weight=
 """
 
@@ -107,6 +107,8 @@ class Api:
             "/v1/journal": {"GET": self._journal},
             "/v1/config/history": {"GET": self._history},
             "/v1/config/revisions/": {"GET": self._revision},
+            "/v1/config/rollback": {"POST": self._roll_back},
+            "/v1/config/release": {"POST": self._release},
             "/v1/reload": {"POST": self._reload},
             "/v1/operator/drain": {"POST": self._operate},
             "/v1/operator/ready": {"POST": self._operate},
@@ -166,7 +168,8 @@ class Api:
         return reply(200, views.status_json(self._view.status(), self._view.members()))
 
     async def _history(self, request: Request) -> Response:
-        return reply(200, views.history_json(await self._view.history.revisions(_limit(request, 50))))
+        revisions = await self._view.history.revisions(_limit(request, 50))
+        return reply(200, views.history_json(revisions, self._view.table()))
 
     async def _revision(self, request: Request) -> Response:
         prefix = request.path.rpartition("/")[2]
@@ -186,16 +189,31 @@ class Api:
         except RumorError as error:
             return failure(422, str(error))
 
+    async def _roll_back(self, request: Request) -> Response:
+        revision = await self._view.roll_back(request.query.get("to", ""), _by(request))
+        return _no_balancer() if revision is None else reply(200, {"pinned": revision})
+
+    async def _release(self, request: Request) -> Response:
+        revision = await self._view.release(_by(request))
+        return _no_balancer() if revision is None else reply(200, {"released": revision})
+
     async def _operate(self, request: Request) -> Response:
         word, target = request.path.rpartition("/")[2], request.query.get("server", "")
         if not target:
             raise BadRequest("say which: ?server=SERVER, or SERVICE/SERVER")
-        by = "".join(letter for letter in request.query.get("by", "")[:_BY_LIMIT] if letter.isprintable())
-        servers = await self._view.operate(word, target, weight=_weight(request, word), by=by)
+        servers = await self._view.operate(word, target, weight=_weight(request, word), by=_by(request))
         if servers is None:
-            return failure(404, "this node steers no HAProxy: ask a balancer")
+            return _no_balancer()
         found = [{"service": service, "server": server} for service, server in servers]
         return reply(200, {"word": word, "servers": found})
+
+
+def _no_balancer() -> Response:
+    return failure(404, "this node steers no HAProxy: ask a balancer")
+
+
+def _by(request: Request) -> str:
+    return "".join(letter for letter in request.query.get("by", "")[:_BY_LIMIT] if letter.isprintable())
 
 
 def _weight(request: Request, word: str) -> int | None:

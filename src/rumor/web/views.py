@@ -83,6 +83,10 @@ class TableView:
     observations: tuple[ServerObservation, ...] = ()
     routes: Mapping[ServiceName, tuple[str, ...]] = field(default_factory=dict)
     """Where each service is found, in words: `*/`, `shop.example/cart`."""
+    set_aside: Mapping[ServiceName, str] = field(default_factory=dict)
+    """Services that an older part of the configuration serves, and what speaks against the new one."""
+    pinned: tuple[str, str, WallTime] | None = None
+    """The revision an operator went back to, who did, and when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +124,21 @@ class View(Protocol):
 
         Raises:
             Refused: there is no such server, or no such weight.
+        """
+
+    async def roll_back(self, prefix: str, by: str) -> str | None:
+        """Go back to an older configuration; return its id, None on a node that steers no HAProxy.
+
+        Raises:
+            Refused: there is none, or HAProxy speaks against it today.
+            Unreachable: the journal cannot be read.
+        """
+
+    async def release(self, by: str) -> str | None:
+        """Let the present configuration come again; return the id of the one that was pinned, None as above.
+
+        Raises:
+            Refused: none is.
         """
 
     @property
@@ -164,15 +183,24 @@ def table_json(view: TableView) -> Json:
     observed = {(entry.service, entry.server): entry for entry in view.observations}
     return {
         "revision": view.revision,
+        "pinned": _pinned(view),
         "services": [
             {
                 "name": service.name,
+                "set_aside": view.set_aside.get(service.name, ""),
                 "routes": list(view.routes.get(service.name, ())),
                 "servers": [_server(server, observed.get((service.name, server.name))) for server in service.servers],
             }
             for service in view.table.services
         ],
     }
+
+
+def _pinned(view: TableView | None) -> Json | None:
+    if view is None or view.pinned is None:
+        return None
+    revision, by, at = view.pinned
+    return {"revision": revision, "by": by, "at": iso(at)}
 
 
 def _server(server: Server, observation: ServerObservation | None) -> Json:
@@ -250,8 +278,8 @@ def ready_json(status: Status) -> Json:
     return {"ready": not status.not_ready, "reason": status.not_ready}
 
 
-def history_json(revisions: Sequence[StoredRevision]) -> Json:
-    return {"revisions": [_revision(revision) for revision in revisions]}
+def history_json(revisions: Sequence[StoredRevision], view: TableView | None = None) -> Json:
+    return {"pinned": _pinned(view), "revisions": [_revision(revision) for revision in revisions]}
 
 
 def revision_json(revision: StoredRevision) -> Json:

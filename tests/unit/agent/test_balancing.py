@@ -12,8 +12,11 @@ import pytest
 from rumor.agent.balancing import Balancing, BalancingSettings
 from rumor.agent.drain import Drained, format_drained
 from rumor.agent.operator_words import OperatorWords
+from rumor.agent.pin import Pin
+from rumor.agent.revisions import Revisions
 from rumor.errors import Refused
 from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.haproxy.certificates import Certificates
 from rumor.haproxy.fake import FakeHaproxy
 from rumor.journal import Journal
 from rumor.model import Cause, Member, MemberStatus, Seconds, StoredRevision, Table
@@ -117,12 +120,16 @@ async def running(directory: Path, *, template: str = "", good_template: str = "
         ApplierSettings(config, directory, {WEB: Seconds(5.0)}),
         text_of=text_of, write=write_atomically, probe=probe, connect=haproxy.connect,
     )  # fmt: skip
+    revisions = Revisions(
+        journal, check=check, pin=Pin(directory / "pin.json"), good_text=config.read_text(),
+        good_template=good_template, keep_template=keep,
+    )  # fmt: skip
     balancing = Balancing(
         BalancingSettings(settings, {WEB: PoolSettings()}),
-        applier=applier, journal=journal, check=check,
+        applier=applier, journal=journal,
+        revisions=revisions, certificates=Certificates(write_atomically), node=MemberName("balancer"),
         picture=lambda: world.snapshot, tell_drained=lambda name, word: world.told.append((name, word)),
         probe_member=lambda name: world.probed.append(name), words=OperatorWords(directory / "operator.json"),
-        good_template=good_template, keep_template=keep,
     )  # fmt: skip
     world = World(haproxy, balancing, journal, Snapshot("gossip", ()), settings)
     loop = asyncio.create_task(balancing.run())
@@ -236,7 +243,7 @@ async def test_what_haproxy_would_not_load_is_refused_and_the_next_change_is_off
         await world.until(lambda: bool(world.serving), "it serves")
         world.words = "[ALERT] no such thing"
         world.see(member("one", 1), member("two", 2))
-        await world.until(lambda: world.balancing.counters.refusals == 1, "it is refused")
+        await world.until(lambda: world.balancing.refusals == 1, "it is refused")
         assert list(world.serving) == ["one"]
         refused = (await world.revisions())[0]
         assert (refused.outcome.value, refused.words) == ("refused", "[ALERT] no such thing")
@@ -265,7 +272,7 @@ async def test_a_template_broken_while_nobody_watched_gives_way_to_the_last_good
     good = read_template(None)
     async with running(tmp_path, template="{{ nobody }}", good_template=good if is_remembered else "") as world:
         world.see(member("one", 1))
-        await world.until(lambda: world.balancing.counters.refusals == 1, "the broken one is refused")
+        await world.until(lambda: world.balancing.refusals == 1, "the broken one is refused")
         if is_remembered:
             await world.until(lambda: list(world.serving) == ["one"], "the good one serves")
         else:

@@ -84,6 +84,18 @@ class Agent:
             raise self.error
         return None if self.shown is None else [("web", target)]
 
+    async def roll_back(self, prefix: str, by: str) -> str | None:
+        self.asked.append(("rollback", prefix, by))
+        if self.error:
+            raise self.error
+        return None if self.shown is None else REVISION.id
+
+    async def release(self, by: str) -> str | None:
+        self.asked.append(("release", by))
+        if self.error:
+            raise self.error
+        return None if self.shown is None else REVISION.id
+
     async def reload(self) -> str:
         if self.error:
             raise self.error
@@ -279,3 +291,16 @@ async def test_an_operators_word_that_cannot_be_understood_is_400(target: str) -
 
 async def test_where_no_haproxy_is_steered_an_operator_is_told_to_ask_a_balancer() -> None:
     assert (await ask("/v1/operator/drain?server=a", "POST", Agent(shown=None)))[0] == 404
+
+
+@pytest.mark.parametrize(("target", "asked", "answer"), [
+    ("/v1/config/rollback?to=abab&by=me", ("rollback", "abab", "me"), {"pinned": "ab" * 32}),
+    ("/v1/config/rollback", ("rollback", "", ""), {"pinned": "ab" * 32}),
+    ("/v1/config/release?by=me", ("release", "me"), {"released": "ab" * 32}),
+])  # fmt: skip
+async def test_going_back_is_passed_on(target: str, asked: object, answer: dict[str, str]) -> None:
+    agent = Agent()
+    assert await ask(target, "POST", agent) == (200, answer)
+    assert agent.asked == [asked]
+    assert (await ask(target, "POST", Agent(shown=None)))[0] == 404
+    assert (await ask(target, "POST", Agent(error=Refused("no configuration is pinned"))))[0] == 409

@@ -100,9 +100,11 @@ def test_server_is_shown_with_its_evidence_and_what_haproxy_says_of_the_same_one
     view = TableView(Table((Service(WEB, (server, other)),)), "ab" * 32, (seen, elsewhere), {WEB: ("*/",)})
     assert table_json(view) == {
         "revision": "ab" * 32,
+        "pinned": None,
         "services": [
             {
                 "name": "web",
+                "set_aside": "",
                 "routes": ["*/"],
                 "servers": [
                     {
@@ -199,7 +201,7 @@ def test_history_has_no_text_and_a_revision_has() -> None:
         "how": "runtime",
         "settled_at": AT_TEXT,
     }
-    assert history_json([STORED]) == {"revisions": [entry]}
+    assert history_json([STORED]) == {"pinned": None, "revisions": [entry]}
     assert revision_json(STORED) == {**entry, "text": "global\n"}
 
 
