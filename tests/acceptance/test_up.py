@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -384,3 +385,48 @@ def test_an_app_that_cannot_start_is_told_at_once_with_its_words(tmp_path: Path,
     wait_for(lambda: "web-1-app fell" in up.text, lambda: up.text, 20)
     assert "No such file or directory" in up.text
     up.stop()
+
+
+@pytest.mark.timeout(120)
+def test_a_bad_part_is_set_aside_and_an_operator_goes_back_and_forth(tmp_path: Path, start: Callable[..., Up]) -> None:
+    def write(header: str, raw: str = "") -> None:
+        line = f"http-response set-header X-Edition {header}\n{raw}"
+        (tmp_path / "rumor.toml").write_text(f"{FILE}\n[service.web.raw]\nbackend = '''\n{line}'''\n")
+
+    def edition() -> str | None:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return cast("str | None", response.headers["X-Edition"])
+
+    def reread() -> str:
+        client = AgentApi(socket_path=places(tmp_path / ".rumor", "balancer").agent_socket)
+        return str(client.post("/v1/reload")["text"])
+
+    write("first")
+    url = start(tmp_path).wait_ready()
+    assert edition() == "first"
+    write("second")
+    reread()
+    wait_for(lambda: edition() == "second", lambda: rumor(tmp_path, "config", "history"))
+    write("third", "no-such-word\n")
+    assert "web stays as it was: " in reread()
+    assert "unknown keyword 'no-such-word'" in rumor(tmp_path, "table")
+    # Its servers still come and go.
+    rumor(tmp_path, "drain", "web-1")
+    wait_for(lambda: {json.loads(get(url)[1])["tag"] for _ in range(6)} == {"web-2"}, lambda: rumor(tmp_path, "table"))
+    assert edition() == "second"
+    rumor(tmp_path, "ready", "web-1")
+    write("fourth")
+    reread()
+    wait_for(lambda: edition() == "fourth", lambda: rumor(tmp_path, "config", "history"))
+
+    assert "pinned to revision" in rumor(tmp_path, "config", "rollback")
+    wait_for(lambda: edition() == "second", lambda: rumor(tmp_path, "config", "history"))
+    os.kill(status_pid(tmp_path), signal.SIGKILL)
+    wait_for(lambda: is_answering(tmp_path), lambda: "the agent is back")
+    write("fifth")
+    assert "stays pinned to" in reread()
+    for words in (("table",), ("config", "history"), ("why", "web-1")):
+        assert "the configuration is pinned to" in rumor(tmp_path, *words), words
+    assert edition() == "second"
+    assert "released from revision" in rumor(tmp_path, "config", "release")
+    wait_for(lambda: edition() == "fifth", lambda: rumor(tmp_path, "config", "history"))

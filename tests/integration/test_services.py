@@ -174,7 +174,7 @@ Serve = Callable[..., Awaitable[Balancer]]
 
 
 @pytest.fixture
-def directory() -> Iterator[Path]:
+def base() -> Iterator[Path]:
     # Not tmp_path: a UNIX socket's path may have 108 bytes at most.
     path = Path(tempfile.mkdtemp(prefix="rumor-"))
     yield path
@@ -182,12 +182,21 @@ def directory() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def serve(directory: Path, haproxy_program: Path, free_port: Callable[[], int]) -> AsyncIterator[Serve]:
+def directory(base: Path) -> Path:
+    return base
+
+
+@pytest.fixture
+async def serve(base: Path, haproxy_program: Path, free_port: Callable[[], int]) -> AsyncIterator[Serve]:
     """Return a function that reads a rumor.toml, renders it for some members and runs HAProxy with that."""
     async with AsyncExitStack() as stack:
 
-        async def begin(toml: str, *members: Member) -> Balancer:
+        async def begin(
+            toml: str, *members: Member, node: str = "", peers: tuple[tuple[str, HostPort], ...] = ()
+        ) -> Balancer:
             port = free_port()
+            directory = (base / node) if node else base
+            directory.mkdir(exist_ok=True)
             file = directory / "rumor.toml"
             file.write_text(toml.replace("PORT", str(port)))
             config = load(file, environ={})
@@ -198,7 +207,7 @@ async def serve(directory: Path, haproxy_program: Path, free_port: Callable[[], 
             names: tuple[str, ...] = ()
             if settings.certificates is not None and settings.render.tls is not None:
                 names = (await certificates.look(settings.certificates, settings.render.tls.directory)).names
-            render_settings = Surroundings(names).complete(settings.render)
+            render_settings = Surroundings(names, peers, node).complete(settings.render)
             revision = render(table, render_settings, Cause("test", "a test"))
             words = await publish.check_haproxy(haproxy_program, revision.text)
             assert words == "", f"{words}\n{revision.text}"
@@ -664,3 +673,27 @@ frontend extra
         assert "x-mine: yes\r\n" in reply.seen.lower()
         assert "description: mine" in await balancer.worker.ask("show info")
         assert (await ask(extra)).body == "hello"
+
+
+# --- several balancers
+
+
+async def test_balancers_count_a_clients_requests_together(serve: Serve, free_port: Callable[[], int]) -> None:
+    toml = WEB + 'rate_limit = { requests = 6, per = "60s" }\n'
+    peers = tuple((name, HostPort("127.0.0.1", free_port())) for name in ("lb-1", "lb-2"))
+    async with app("web") as web:
+        one, two = [await serve(toml, member("n1", str(web.port)), node=name, peers=peers) for name, _ in peers]
+
+        async def know_each_other() -> bool:
+            return all("last_status=ESTA" in said for said in [
+                await one.worker.ask("show peers"), await two.worker.ask("show peers")
+            ])  # fmt: skip
+
+        await until(know_each_other, "the balancers know each other")
+        assert [(await ask(one.port)).status for _ in range(6)] == [200] * 6
+
+        async def has_heard() -> bool:
+            return "http_req_rate(60000)=6" in await two.worker.ask("show table web")
+
+        await until(has_heard, "the other has heard of these six")
+        assert (await ask(two.port)).status == 429

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from rumor.agent.pin import Pin, Pinned
 from rumor.errors import Refused
 from rumor.haproxy.config_text import read_config
-from rumor.haproxy.parts import blamed, with_old_parts, with_servers
+from rumor.haproxy.parts import blamed, differs_in_servers_only, with_old_parts, with_servers
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import Cause, Outcome, Record, Revision, StoredRevision, Table, WallTime
@@ -92,7 +92,11 @@ class Revisions:
         running = self.newest.text if self.newest is not None else ""
         words = await self._check(revision.text, running)
         aside: dict[ServiceName, str] = {}
-        if words:
+        if words and differs_in_servers_only(self._good_text, revision.text):
+            # What runs has been loaded: a file that has gone since is no reason to keep a dead server. But HAProxy
+            # would not start again, and that must be said.
+            aside = blamed(words, revision.text) or dict.fromkeys(self._services(revision), words[:_WORDS_LIMIT])
+        elif words:
             revision, aside = await self._set_aside(revision, words, running)
         await self._note_set_aside(aside)
         if self.newest is not None and revision.id == self.newest.id:
@@ -212,11 +216,14 @@ class Revisions:
             await self._refuse(revision, words)
         return candidate, aside
 
+    def _services(self, revision: Revision) -> list[ServiceName]:
+        return [service.name for service in revision.table.services]
+
     async def _note_set_aside(self, aside: Mapping[ServiceName, str]) -> None:
         now = WallTime(time.time())
         for service in sorted(aside.keys() - self.set_aside.keys()):
             log.error("service_set_aside", service=service, words=aside[service])
-            said = f"{service} is served by its last good part of the configuration"
+            said = f"{service} is served by what HAProxy has loaded of it, since it would not load it anew"
             await self._journal.append(Record(now, "service_set_aside", service, said, aside[service]))
         for service in sorted(self.set_aside.keys() - aside.keys()):
             log.info("service_restored", service=service)

@@ -82,7 +82,7 @@ def _pinned(value: Value) -> list[str]:
 
 
 def _set_aside(service: str, words: str) -> str:
-    return f"{service} is served by its last good part of the configuration: {_safe(words)}"
+    return f"{service} is served by what HAProxy has loaded of it, and would not load anew: {_safe(words)}"
 
 
 def _evidence(entry: Value) -> str:

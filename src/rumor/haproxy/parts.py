@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from rumor.errors import PeerError
-from rumor.haproxy.config_text import SECTION, ServerLine, read_server
+from rumor.errors import PeerError, Refused
+from rumor.haproxy.config_text import SECTION, ServerLine, read_config, read_server
 from rumor.model import Rotation, Server, Table
 from rumor.names import ServiceName, parse_service_name
 
@@ -89,6 +89,19 @@ def with_old_parts(text: str, good_text: str, services: Collection[ServiceName],
         elif section.kind == "backend":
             lines += [f"backend {section.name}", ""]
     return "\n".join(lines) + "\n"
+
+
+def differs_in_servers_only(old: str, new: str) -> bool:
+    """Say whether the Runtime API alone leads from one configuration to the other.
+
+    That is: nothing but which servers there are, where, and how heavy.
+    """
+    try:
+        before, after = read_config(old), read_config(new)
+    except Refused:
+        return False
+    known = {(line.service, line.keywords) for line in before.servers.values()}
+    return before.base == after.base and all((line.service, line.keywords) in known for line in after.servers.values())
 
 
 def with_servers(text: str, table: Table) -> str:
