@@ -1,8 +1,9 @@
-"""Read a rendered configuration as far as the differ must: its server lines, and all the rest.
+"""Read a configuration as far as the differ must, and as HAProxy does: its server lines, and all the rest.
 
-Two texts whose rest is equal differ in servers only, and those the Runtime API can change. The form of a server line
-is the template's side of the bargain: `server NAME ADDR:PORT weight W [disabled] KEYWORDS…`. A server line of any
-other form belongs to the rest: left alone while HAProxy runs, changed by a reload.
+Two texts whose rest is equal differ in servers only, and those the Runtime API can change; comments, blank lines and
+spacing are nothing to HAProxy, and so no difference. A server line is steered if its address is one (no name, no
+socket) and its words can stand on HAProxy's command line as they are; any other belongs to the rest: left alone while
+HAProxy runs, changed by a reload. Facts: reference/haproxy.md, section 9.
 """
 
 import re
@@ -28,8 +29,11 @@ SECTION = re.compile(
     r"\s*(global|defaults|frontend|backend|listen|resolvers|peers|userlist|cache|ring|program|mailers|http-errors"
     r"|fcgi-app|log-forward)(?:\s+(\S+).*)?"
 )
-# Quotes, escapes, comments and `;` mean other things on HAProxy's command line than in its file.
-_SERVER = re.compile(r"\s*server\s+(\S+)\s+(\S+)\s+weight\s+(\d+)((?:\s+disabled)?)((?:\s+[^\s;#'\"\\$]+)*)\s*")
+# A word ends at a blank that no quote and no backslash protects; an unprotected # ends the statement.
+_WORD = re.compile(r"""(?:[^\s'"\\#]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""")
+# Quotes, escapes, variables and `;` mean other things on HAProxy's command line than in its file.
+_NOT_AT_RUN_TIME = re.compile(r"[;'\"\\$]")
+_DEFAULT_WEIGHT = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,9 @@ class ServerLine:
     weight: int
     rotation: Rotation
     keywords: str
-    """What follows the weight, `check` and all; sent again word by word when the server is added at run time."""
+    """All other words, `check` and all; sent again word by word when the server is added at run time."""
+    says_weight: bool = True
+    """Whether the line has a weight; where it has none every server weighs what HAProxy gives it."""
 
     @property
     def key(self) -> ServerKey:
@@ -54,7 +60,7 @@ class ConfigText:
     """A configuration taken apart."""
 
     base: str
-    """Everything but server lines and the line that carries the revision's id."""
+    """Everything but server lines and the line that carries the revision's id, one statement a line."""
     servers: Mapping[ServerKey, ServerLine]
     default_keywords: Mapping[ServiceName, str] = field(default_factory=dict)
     """What `default-server` says for each backend: lines in the file inherit it, servers added at run time do not."""
@@ -78,7 +84,7 @@ def read_config(text: str) -> ConfigText:
     section = ""
     inherited = ""
     for number, line in enumerate(text.splitlines(), start=1):
-        words = line.split()
+        words = words_of(line)
         heading = SECTION.fullmatch(line)
         if heading is not None:
             section = heading[2] or "" if heading[1] in ("backend", "listen") else ""
@@ -90,8 +96,8 @@ def read_config(text: str) -> ConfigText:
                 raise Refused(f"haproxy.cfg line {number}: server {server.name} stands twice in backend {section}")
             servers[server.key] = server
             continue
-        if f"set-var {REVISION_VARIABLE} " not in line:
-            base.append(line)
+        if words and words[:2] != ["set-var", REVISION_VARIABLE]:
+            base.append(" ".join(words))
         match words, section:
             case ["default-server", *more], "":
                 inherited = " ".join((inherited, *more)).strip()
@@ -107,22 +113,47 @@ def read_config(text: str) -> ConfigText:
     return ConfigText("\n".join(base), servers, given, frozenset(fixed))
 
 
+def words_of(line: str) -> list[str]:
+    """Return a statement's words as they are written, quotes and all; none for a blank line or a comment."""
+    words: list[str] = []
+    at = 0
+    while True:
+        while at < len(line) and line[at].isspace():
+            at += 1
+        match = _WORD.match(line, at)
+        if match is None:
+            # The end, a comment, or a quote that is never closed: then nothing is known of the rest but its text.
+            rest = line[at:]
+            return words if not rest or rest.startswith("#") else [*words, rest]
+        words.append(match[0])
+        at = match.end()
+
+
 def read_server(line: str, section: str) -> ServerLine | None:
-    """Parse a server line of the agreed form; None for any other."""
-    match = _SERVER.fullmatch(line)
-    if match is None:
+    """Parse a server line that can be steered; None for any other."""
+    words = words_of(line)
+    if len(words) < 3 or words[0] != "server" or any(_NOT_AT_RUN_TIME.search(word) for word in words):
         return None
-    name, address, weight, disabled, keywords = match.groups()
+    weight, is_disabled, keywords = "", False, list[str]()
+    rest = iter(words[3:])
+    for word in rest:
+        if word == "weight":
+            weight = next(rest, "")
+        elif word == "disabled":
+            is_disabled = True
+        else:
+            keywords.append(word)
     try:
-        number_weight = parse_weight(weight)
-        rotation = Rotation.MAINT if disabled else Rotation.READY if number_weight else Rotation.DRAIN
+        number = parse_weight(weight) if "weight" in words[3:] else _DEFAULT_WEIGHT
+        rotation = Rotation.MAINT if is_disabled else Rotation.READY if number else Rotation.DRAIN
         return ServerLine(
             parse_service_name(section),
-            parse_member_name(name),
-            parse_host_port(address),
-            number_weight,
+            parse_member_name(words[1]),
+            parse_host_port(words[2]),
+            number,
             rotation,
-            " ".join(keywords.split()),
+            " ".join(keywords),
+            "weight" in words[3:],
         )
     except PeerError:
         return None

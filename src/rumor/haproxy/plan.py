@@ -203,6 +203,8 @@ def _wanted_servers(revision: Revision, config: ConfigText) -> dict[ServerKey, _
     for key, line in config.servers.items():
         server = table.get(key)
         weight, rotation = (line.weight, line.rotation) if server is None else (server.weight, server.rotation)
+        if not line.says_weight:
+            weight = line.weight
         wanted[key] = _Wanted(line, config.default_keywords.get(key[0], ""), weight, rotation)
     return wanted
 

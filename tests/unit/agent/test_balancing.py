@@ -242,14 +242,30 @@ async def test_what_haproxy_would_not_load_is_refused_and_the_next_change_is_off
         world.see(member("one", 1))
         await world.until(lambda: bool(world.serving), "it serves")
         world.words = "[ALERT] no such thing"
-        world.see(member("one", 1), member("two", 2))
-        await world.until(lambda: world.balancing.refusals == 1, "it is refused")
-        assert list(world.serving) == ["one"]
+        slower = BalancingSettings(replace(world.rules, maxconn=7), {WEB: PoolSettings()})
+        with pytest.raises(Refused, match="no such thing"):
+            await world.balancing.reconfigure(slower, Cause("sighup", "asked"))
+        assert world.balancing.refusals == 1
         refused = (await world.revisions())[0]
         assert (refused.outcome.value, refused.words) == ("refused", "[ALERT] no such thing")
         world.words = ""
-        world.see(member("one", 1), member("two", 2), member("three", 3))
-        await world.until(lambda: len(world.serving) == 3, "all serve")
+        await world.balancing.reconfigure(slower, Cause("sighup", "asked"))
+        await world.until(lambda: world.haproxy.reloads == 1, "it reloads")
+
+
+async def test_servers_come_and_go_although_haproxy_would_not_start_again(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving), "it serves")
+        world.words = "[ALERT] a file has gone"
+        world.see(member("two", 2))
+        await world.until(lambda: list(world.serving) == ["two"], "the other serves")
+        assert world.balancing.set_aside == {WEB: "[ALERT] a file has gone"}
+        assert "service_set_aside" in await world.kinds()
+        world.words = ""
+        world.see(member("two", 2), member("three", 3))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        assert world.balancing.set_aside == {}
 
 
 async def test_a_broken_template_is_refused_and_nothing_changes(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from rumor.errors import Refused
-from rumor.haproxy.config_text import ConfigText, carried_revision, read_config
+from rumor.haproxy.config_text import ConfigText, carried_revision, read_config, words_of
 from rumor.model import Rotation
 from rumor.names import HostPort, MemberName, ServiceName
 
@@ -45,9 +45,10 @@ def test_the_base_is_all_but_servers_and_the_revision() -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "server one 10.0.0.1:80 check",  # no weight: not ours
         "server one name.example:80 weight 1",  # a name: HAProxy resolves it
-        "server one 10.0.0.1:80 weight 1 check # said by hand",
+        "server one 10.0.0.1:80 weight 1 id seven\\ up",
+        "server one 10.0.0.1:80 weight",
+        "server one unix@/run/app.sock weight 1",
         'server one 10.0.0.1:80 weight 1 id "7"',
         "server one 10.0.0.1:80 weight 1 source $OUT",
         "server one 10.0.0.1:80 weight 300",
@@ -59,6 +60,29 @@ def test_a_line_of_another_form_is_left_alone(line: str) -> None:
     assert config.is_fixed((WEB, ONE))
     assert not config.is_fixed((WEB, TWO))
     assert line in config.base
+
+
+def test_words_stand_in_any_order_and_comments_and_spacing_are_nothing() -> None:
+    config = backend("server one 10.0.0.1:80 check disabled  inter 1s\tweight 7 rise 3 # said by hand")
+    line = config.servers[WEB, ONE]
+    assert (line.weight, line.rotation, line.keywords) == (7, Rotation.MAINT, "check inter 1s rise 3")
+    said = backend("balance   leastconn # as ever", "", "# more", "http-request set-header X 'a  # b'")
+    assert said.base == backend("balance leastconn", "http-request set-header X 'a  # b'").base
+    assert said.base != backend("balance leastconn", "http-request set-header X 'a # b'").base
+
+
+def test_a_line_without_a_weight_leaves_it_to_haproxy() -> None:
+    line = backend("server one 10.0.0.1:80 check").servers[WEB, ONE]
+    assert (line.weight, line.says_weight) == (1, False)
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("", []), ("   # nothing", []), ("a b  c", ["a", "b", "c"]), ("a#b", ["a"]), (r"a\ b c", [r"a\ b", "c"]),
+    ("a 'b  #c' d", ["a", "'b  #c'", "d"]), ('a "b \\" c" d', ["a", '"b \\" c"', "d"]), ("a 'b c", ["a", "'b c"]),
+    ("x'y z'w", ["x'y z'w"]), ("a b\\", ["a", "b", "\\"]),
+])  # fmt: skip
+def test_words_are_parted_as_haproxy_parts_them(text: str, words: list[str]) -> None:
+    assert words_of(text) == words
 
 
 def test_a_server_template_makes_a_whole_backend_its_own() -> None:
