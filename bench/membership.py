@@ -301,13 +301,15 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=["serf", "rumor"])
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     if not options.inside:
         sys.exit(run_in_namespace(sys.argv[1:]))
     rows = []
     for size in options.sizes:
         for kind in options.kinds:
-            rows += measure(kind, size, options.kills, options.losses if 10 <= size <= 30 else [], options.idle)
-            say(json.dumps(asdict(rows[-1])))
+            found = measure(kind, size, options.kills, options.losses if 10 <= size <= 30 else [], options.idle)
+            say("\n".join(json.dumps(asdict(row)) for row in found))
+            rows += found
     print(table(rows))
 
 
@@ -323,7 +325,13 @@ def run_in_namespace(arguments: list[str]) -> int:
     try:
         subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
         inside = [sys.executable, __file__, "--inside", *arguments]
-        return subprocess.run(["ip", "netns", "exec", name, *inside], check=False).returncode
+        process = subprocess.Popen(["ip", "netns", "exec", name, *inside])
+        try:
+            return process.wait()
+        finally:
+            # Asked to stop, it ends its agents first.
+            process.terminate()
+            process.wait()
     finally:
         subprocess.run(["ip", "netns", "del", name], check=False)
 
