@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rumor.config import Config, ServiceConfig
 from rumor.errors import ConfigError
+from rumor.haproxy import launch
 from rumor.model import Seconds
 from rumor.names import Endpoint, HostPort
 from rumor.places import Places, places
@@ -224,6 +225,7 @@ def _haproxy(data: Path, tools: Tools) -> Program:
         name=HAPROXY,
         group=HAPROXY,
         command=(
+            tools.python, "-I", "-S", launch.__file__,
             str(tools.haproxy), "-W", "-S", f"{place.master_socket},mode,600", "-f", str(place.haproxy_config),
         ),
         directory=data,
