@@ -642,6 +642,33 @@ async def test_changed_checks_come_by_reload_and_never_drain_a_whole_service(sta
         assert traffic.failures == []
 
 
+async def test_a_reload_keeps_who_is_down_down_and_who_drains_drained(
+    stage: Stage, free_port: Callable[[], int]
+) -> None:
+    absent = Server(MemberName("web-3"), HostPort("127.0.0.1", free_port()), 100, Rotation.READY)
+    async with serving(2) as (one, two):
+        # Checks so far apart that hardly one falls between the reload and the look at it.
+        servers = (server(1, one), server(2, two, Rotation.DRAIN), absent)
+        slow = CheckRule("/health", Seconds(3.0), Seconds(0.3), 1, 1)
+        first = stage.revision(*servers, check=slow)
+        await stage.start(first)
+        await stage.reach(first)
+
+        async def is_down() -> bool:
+            return any(it.server == "web-3" and it.is_up is False for it in (await stage.look()).servers)
+
+        async with asyncio.timeout(DEADLINE):
+            while not await is_down():  # noqa: ASYNC110 - HAProxy tells nobody of its changes
+                await asyncio.sleep(0.05)
+        report = await stage.applier.apply(stage.revision(*servers, check=slow, balance="first"))
+        assert report.how == "reload"
+        seen = {str(it.server): it for it in (await stage.look()).servers}
+        assert seen["web-3"].is_up is False
+        assert seen["web-3"].status.startswith("DOWN")
+        assert seen["web-2"].rotation is Rotation.DRAIN
+        assert seen["web-1"].rotation is Rotation.READY
+
+
 async def test_a_reload_brings_new_servers_in_drained(stage: Stage, free_port: Callable[[], int]) -> None:
     absent = Server(MemberName("web-2"), HostPort("127.0.0.1", free_port()), 100, Rotation.READY)
     async with serving() as (one,):

@@ -209,9 +209,14 @@ async def serve(base: Path, haproxy_program: Path, free_port: Callable[[], int])
                 names = (await certificates.look(settings.certificates, settings.render.tls.directory)).names
             render_settings = Surroundings(names, peers, node).complete(settings.render)
             revision = render(table, render_settings, Cause("test", "a test"))
-            words = await publish.check_haproxy(haproxy_program, revision.text)
-            assert words == "", f"{words}\n{revision.text}"
             publish.write_atomically(directory / "haproxy.cfg", revision.text)
+            # With -dW a warning is an error.
+            check = await asyncio.create_subprocess_exec(
+                haproxy_program, "-dW", "-c", "-f", directory / "haproxy.cfg",
+                stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+            )  # fmt: skip
+            words, _ = await check.communicate()
+            assert check.returncode == 0, f"{words.decode()}\n{revision.text}"
             process = await asyncio.create_subprocess_exec(
                 haproxy_program, "-W", "-S", f"{directory}/master.sock,mode,600", "-f", directory / "haproxy.cfg",
                 stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
