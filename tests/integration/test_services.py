@@ -51,8 +51,10 @@ class App:
     running: int = 0
     most: int = 0
     takes: float = 0.0
+    clients: set[asyncio.StreamWriter] = field(default_factory=set)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.clients.add(writer)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             async with asyncio.timeout(DEADLINE * 3):
                 if self.wants_preamble:
@@ -68,7 +70,8 @@ class App:
                     status = self.health if is_check else self.status
                     writer.write(b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%s" % (status, len(body), body))
                     await writer.drain()
-        writer.close()
+        await closed(writer)
+        self.clients.discard(writer)
 
     async def _preamble(self, reader: asyncio.StreamReader) -> bytes:
         """Read a header of the PROXY protocol, of either version."""
@@ -88,6 +91,15 @@ async def app(name: str, *, tls: ssl.SSLContext | None = None, wants_preamble: b
         yield it
     finally:
         listener.close()
+        for writer in list(it.clients):
+            await closed(writer)
+
+
+async def closed(writer: asyncio.StreamWriter) -> None:
+    writer.transport.abort()
+    with contextlib.suppress(OSError, TimeoutError):
+        async with asyncio.timeout(1.0):
+            await writer.wait_closed()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +130,14 @@ async def ask(
 ) -> Reply:
     """One request on a connection of its own."""
     async with asyncio.timeout(DEADLINE):
-        try:
-            reader, writer = await asyncio.open_connection(
-                "127.0.0.1", port, ssl=tls, server_hostname=sni if tls else None, local_addr=(source, 0)
-            )
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", port, ssl=tls, server_hostname=sni if tls else None, local_addr=(source, 0)
+        )
+        raw = ""
+        with contextlib.suppress(ConnectionError):
             writer.write(preamble + f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
             raw = (await reader.read()).decode()
-            writer.close()
-        except ConnectionError:
-            raw = ""
+        await closed(writer)
     head, _, body = raw.partition("\r\n\r\n")
     return Reply(int(head.split(" ")[1]) if raw else 0, head, body)
 
@@ -427,7 +438,7 @@ async def shown(port: int, sni: str) -> tuple[str, int]:
     async with asyncio.timeout(DEADLINE):
         _, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_context(), server_hostname=sni)
         der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        writer.close()
+        await closed(writer)
     found = x509.load_der_x509_certificate(der)
     return str(found.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)[0].value), found.serial_number
 
@@ -523,7 +534,7 @@ async def test_http2_is_spoken_to_those_who_ask_for_it(
                 payload = await reader.readexactly(size)
                 if payload[:1] == b"\x88":  # :status 200
                     break
-            writer.close()
+            await closed(writer)
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
@@ -577,7 +588,7 @@ deny = ["127.0.0.5"]
         with contextlib.suppress(ConnectionError):
             while data := await reader.read(100):
                 writer.write(data.upper())
-        writer.close()
+        await closed(writer)
 
     listener = await asyncio.start_server(shout, "127.0.0.1", 0)
     balancer = await serve(toml, member("n1", str(listener.sockets[0].getsockname()[1])))
@@ -586,11 +597,11 @@ deny = ["127.0.0.5"]
         reader, writer = await asyncio.open_connection("127.0.0.1", own)
         writer.write(b"\x00not http\n")
         assert await reader.readline() == b"\x00NOT HTTP\n"
-        writer.close()
+        await closed(writer)
         reader, writer = await asyncio.open_connection("127.0.0.1", own, local_addr=("127.0.0.5", 0))
         with contextlib.suppress(ConnectionError):
             assert await reader.read() == b""
-        writer.close()
+        await closed(writer)
     listener.close()
     assert (await ask(balancer.port)).status == 404
 
