@@ -41,15 +41,17 @@ ACTING_LIBRARIES = {
 }
 THINKING = {
     "model", "names", "offers", "errors", "config.lines", "config.values", "config.services", "config.traffic",
+    "config.templates",
     "config.rumor_toml", "swim.messages", "swim.codec", "swim.presets",
     "swim.membership", "swim.suspicion", "swim.probe", "swim.awareness", "swim.broadcast", "swim.events",
     "swim.scenario", "swim.fields", "swim.lzw", "swim.sealing", "swim.wire", "swim.delegate", "swim.node",
     "swim.simulation", "serf.tags", "serf.messages", "serf.codec", "serf.lamport", "serf.coordinate", "serf.events",
     "serf.members", "serf.ring", "serf.queries", "serf.keys", "serf.layer", "serf.stream", "serf.rpc", "sources.base",
-    "sources.gossip", "pool.table", "pool.evidence", "render.settings", "render.template", "haproxy.replies",
+    "sources.gossip", "pool.table", "pool.evidence", "render.settings", "render.template",
+    "render.sandbox", "render.words", "render.file", "haproxy.replies",
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "supervise.base", "supervise.backoff", "web.views",
     "haproxy.parts", "pool.split", "pool.damping",
-    "agent.debounce", "agent.peers", "agent.drain", "agent.settings", "agent.balancer_settings",
+    "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.settings", "agent.balancer_settings",
     "local.plan", "demo.verdict", "demo.report",
 }  # fmt: skip
 

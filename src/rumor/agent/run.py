@@ -47,6 +47,8 @@ from rumor.web.unix_server import UnixServer
 
 if TYPE_CHECKING:
     from rumor.agent.balancing import Balancing
+    from rumor.agent.templates import Templates
+    from rumor.render.file import Picture
 
 log = get_logger("agent")
 
@@ -149,6 +151,8 @@ class Agent:
         self._handlers: HandlerRunner | None = None
         self._stop_request: Stop | None = None
         self._balancing: Balancing | None = None
+        self._templates: Templates | None = None
+        self._start_templates: Callable[[], None] = lambda: None
 
     async def run(self, stop: Stop) -> None:
         """Start, run until `stop`, drain, leave."""
@@ -170,6 +174,8 @@ class Agent:
             if self._plays_balancer:
                 self._balancing = self._make_balancing(membership)
                 background.append(tasks.create_task(self._balancing.run(), name="balancing"))
+            self._start_templates = lambda: self._begin_templates(membership, tasks, background)
+            self._start_templates()
             asyncio.get_running_loop().add_signal_handler(
                 signal.SIGHUP, lambda: background.append(tasks.create_task(self._hang_up(), name="reload"))
             )
@@ -198,6 +204,23 @@ class Agent:
         log.info("stopped", node=self._name)
         if failure:
             raise Unreachable(failure)
+
+    def _begin_templates(
+        self, membership: Membership, tasks: asyncio.TaskGroup, background: list[asyncio.Task[None]]
+    ) -> None:
+        """Begin to render files, if the configuration wants one of this node and it is not done yet."""
+        if self._templates is not None or not self._config.templates:
+            return
+        # Jinja2 weighs on a node, so only one that has templates loads it.
+        from rumor.agent.picture import picture
+        from rumor.agent.templates import Templates
+
+        def see() -> "Picture | None":
+            snapshot = membership.picture()
+            return None if snapshot.is_blind else picture(self._config, self._name, snapshot.members)
+
+        self._templates = Templates(lambda: self._config, self._parts, picture=see, journal=self._journal.append)
+        background.append(tasks.create_task(self._templates.run(), name="templates"))
 
     async def _discover(self, membership: Membership) -> None:
         # Zeroconf weighs on a node, so only one that was told to discover loads it.
@@ -315,6 +338,7 @@ class Agent:
             offering=self._offering,
             balancing=self._balancing,
             journal=self._journal,
+            templates=lambda: self._templates,
             reload=self.reload,
         )
         render = None
@@ -368,6 +392,8 @@ class Agent:
         self._offering.notice_members()
         if self._balancing is not None:
             self._balancing.wake()
+        if self._templates is not None:
+            self._templates.wake()
 
     def _on_event(self, event: events.Event) -> None:
         if self._cluster is not None:
@@ -439,14 +465,19 @@ class Agent:
             RumorError: they are wrong; everything stays as it was.
         """
         config = await asyncio.to_thread(self._load_config)
-        if self._balancing is None:
-            return "read again; this node steers no HAProxy, and what it offers changes at its next start"
-        from rumor.agent.balancer_parts import settings_of
+        said = "read again; this node steers no HAProxy, and what it offers changes at its next start"
+        if self._balancing is not None:
+            from rumor.agent.balancer_parts import settings_of
 
-        settings = await asyncio.to_thread(settings_of, config, self._place)
-        cause = Cause("reload", "rumor.toml and the template were read again", at=WallTime(time.time()))
-        said = await self._balancing.reconfigure(settings, cause)
-        self._config = replace(self._config, services=config.services, balancer=config.balancer)
+            settings = await asyncio.to_thread(settings_of, config, self._place)
+            cause = Cause("reload", "rumor.toml and the template were read again", at=WallTime(time.time()))
+            said = await self._balancing.reconfigure(settings, cause)
+        self._config = replace(
+            self._config, services=config.services, balancer=config.balancer, templates=config.templates
+        )
+        self._start_templates()
+        if self._templates is not None:
+            self._templates.wake()
         return said
 
     def _warn_if_open(self) -> None:

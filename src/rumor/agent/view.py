@@ -11,10 +11,11 @@ from rumor.agent.offering import Offering
 from rumor.journal import Journal
 from rumor.model import Member, Seconds, WallTime
 from rumor.names import MemberName
-from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView
+from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView, TemplateView
 
 if TYPE_CHECKING:
     from rumor.agent.balancing import Balancing
+    from rumor.agent.templates import Templates
 
 
 class AgentView:
@@ -29,6 +30,7 @@ class AgentView:
         offering: Offering,
         balancing: "Balancing | None",
         journal: Journal,
+        templates: "Callable[[], Templates | None]",
         reload: Callable[[], Awaitable[str]],
     ) -> None:
         self._node = node
@@ -37,6 +39,7 @@ class AgentView:
         self._offering = offering
         self._balancing = balancing
         self._journal = journal
+        self._templates = templates
         self._reload = reload
         self._started_at = WallTime(time.time())
         self._started = time.monotonic()
@@ -74,6 +77,13 @@ class AgentView:
             set_aside=balancing.set_aside,
             pinned=None if (pinned := balancing.pinned) is None else (pinned.revision, pinned.by, pinned.at),
         )
+
+    def templates(self) -> Sequence[TemplateView]:
+        templates = self._templates()
+        return [
+            TemplateView(state.name, str(state.destination), state.written_at, state.error)
+            for state in (templates.states if templates is not None else ())
+        ]
 
     def status(self) -> Status:
         return Status(

@@ -116,13 +116,19 @@ class _Commands(click.Group):
     """Commands, of which serf's own are loaded only when one is named or all are listed."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted({*super().list_commands(context), "simulate", *_OPERATING, *(_SERF_COMMANDS - {"members"})})
+        return sorted(
+            {*super().list_commands(context), "render", "simulate", *_OPERATING, *(_SERF_COMMANDS - {"members"})}
+        )
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name == "simulate":
             from rumor.cli.simulating import simulate
 
             return simulate
+        if name == "render":
+            from rumor.cli.rendering import render
+
+            return render
         if name in _OPERATING:
             from rumor.cli import operating
 

@@ -163,6 +163,21 @@ def released(value: Value) -> str:
     return f"released from revision {value['released'][:12]}"
 
 
+def rendered(value: Value) -> str:
+    return str(value["text"])
+
+
+def written(value: Value) -> str:
+    return f"wrote {value['written']}"
+
+
+def file_difference(value: Value) -> Text:
+    drawn = Text()
+    for line in value["diff"].splitlines():
+        drawn.append(f"{line}\n", style={"+": "green", "-": "red", "@": "cyan"}.get(line[:1], ""))
+    return drawn
+
+
 def check(value: Value) -> str:
     return f"{value['file']}: {'HAProxy would load it' if value['ok'] else value['words']}"
 

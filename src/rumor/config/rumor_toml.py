@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rumor.config.lines import key_lines
 from rumor.config.services import SERVICE_KEYS, ServiceConfig, read_services
+from rumor.config.templates import TEMPLATE_KEYS, TemplateConfig, read_templates
 from rumor.config.traffic import read_error_pages, read_raw
 from rumor.config.values import Reader
 from rumor.errors import ConfigError
@@ -126,6 +127,7 @@ class Config:
     api: ApiConfig = ApiConfig()
     serf: SerfConfig = SerfConfig()
     services: tuple[ServiceConfig, ...] = ()
+    templates: tuple[TemplateConfig, ...] = ()
     source: Path | None = None
     warnings: tuple[str, ...] = ()
 
@@ -244,14 +246,18 @@ SECTION_KEYS: dict[str, tuple[str, ...]] = {
     ),
     "api": ("bind", "token"),
     "service": SERVICE_KEYS,
+    "template": TEMPLATE_KEYS,
 }  # fmt: skip
 
 
 def _read_config(reader: Reader, raw: Mapping[str, object], path: Path | None) -> Config:
-    reader.table(raw, (), ("cluster", "balancer", "api", "serf", "service"))
+    reader.table(raw, (), ("cluster", "balancer", "api", "serf", "service", "template"))
     services_raw = raw.get("service", {})
     if not isinstance(services_raw, dict):
         reader.fail(("service",), "wants one table for each service: [service.NAME]")
+    templates_raw = raw.get("template", {})
+    if not isinstance(templates_raw, dict):
+        reader.fail(("template",), "wants one table for each template: [template.NAME]")
     warnings: list[str] = []
     services = read_services(reader, services_raw, warnings)
     return Config(
@@ -260,6 +266,7 @@ def _read_config(reader: Reader, raw: Mapping[str, object], path: Path | None) -
         api=_read_api(reader, raw.get("api", {})),
         serf=_read_serf(reader, raw.get("serf", {}), path),
         services=services,
+        templates=read_templates(reader, templates_raw),
         source=path,
         warnings=tuple(warnings),
     )

@@ -25,6 +25,7 @@ from rumor.names import Endpoint, parse_endpoint
 OLDEST_HAPROXY = (2, 8)
 CHECK_DEADLINE = Seconds(10.0)
 _WORDS_LIMIT = 4096
+_OUTPUT_LIMIT = 64 * 1024
 _BIND = re.compile(r"^\s+bind\s+(\S+)", re.MULTILINE)
 _PEER = re.compile(r"^\s+peer\s+(\S+)\s+(\S+)", re.MULTILINE)
 _LOCAL_PEER = re.compile(r"^\s+localpeer\s+(\S+)", re.MULTILINE)
@@ -132,7 +133,7 @@ async def check_haproxy(program: Path, text: str, *, deadline: Seconds = CHECK_D
         file.flush()
         try:
             async with asyncio.timeout(deadline):
-                status, output = await _run(program, "-c", "-f", file.name)
+                status, output = await run_bounded(program, "-c", "-f", file.name)
         except TimeoutError:
             return f"haproxy -c did not answer within {deadline:g} s"
         except OSError as error:
@@ -144,12 +145,20 @@ async def check_haproxy(program: Path, text: str, *, deadline: Seconds = CHECK_D
     return words[:_WORDS_LIMIT] or f"haproxy -c ended with status {status}"
 
 
-async def _run(*command: str | Path) -> tuple[int, bytes]:
+async def run_bounded(*command: str | Path) -> tuple[int, bytes]:
+    """Run a program to its end; return its status and the first of what it said. The caller sets the deadline.
+
+    Raises:
+        OSError: it cannot be run.
+    """
     process = await asyncio.create_subprocess_exec(
         *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
     try:
-        output, _ = await process.communicate()
+        output = b""
+        while process.stdout is not None and (piece := await process.stdout.read(_OUTPUT_LIMIT)):
+            output = (output + piece)[:_OUTPUT_LIMIT]
+        await process.wait()
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

@@ -6,27 +6,21 @@ Facts: reference/haproxy.md, sections 7 and 9.
 """
 
 import hashlib
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import PurePath
-
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from rumor.errors import Refused
 from rumor.model import Cause, Revision, Server, Service, Table
 from rumor.names import Endpoint, ServiceName
+from rumor.render.sandbox import Filters, render_text
 from rumor.render.settings import BackendSettings, RenderSettings, Route, ServerTls
+from rumor.render.words import duration, is_word, word
 
 REVISION_VARIABLE = "proc.rumor_revision"
 _REVISION_MARK = "0" * 64
 _CARRIED = re.compile(rf"(set-var {re.escape(REVISION_VARIABLE)} str\()[0-9a-f]{{64}}(\))")
-_TEXT_LIMIT = 16 * 1024 * 1024
-# No quote, backslash, `$`, `#`, space or control character: HAProxy gives each of them a meaning.
-_WORD = re.compile(r"[A-Za-z0-9_./:~%?&=+,@!*()-]+", re.ASCII)
 # Inside '…' only the quote itself ends a word. But addresses expand `$` even there, and split at commas.
 _QUOTABLE = re.compile(r"[^\x00-\x1f\x7f'$,\\]+")
 # One word in '…', where only the quote would end it; `%` begins a format in some places, and `$` is kept out with it.
@@ -94,14 +88,14 @@ class _BackendView:
         fast = min(0.2, check.interval)
         # layer4 on purpose: by layer7 a single URL that always fails would take its servers out.
         words = [
-            f"check inter {_duration(check.interval)} fastinter {_duration(fast)} "
-            f"downinter {_duration(min(0.5, check.interval))} fall {check.fall} rise {check.rise} "
+            f"check inter {duration(check.interval)} fastinter {duration(fast)} "
+            f"downinter {duration(min(0.5, check.interval))} fall {check.fall} rise {check.rise} "
             "observe layer4 error-limit 1 on-error mark-down"
         ]
         if self.settings.max_connections:
             words.append(f"maxconn {self.settings.max_connections}")
         if self.settings.slow_start is not None:
-            words.append(f"slowstart {_duration(self.settings.slow_start)}")
+            words.append(f"slowstart {duration(self.settings.slow_start)}")
         if self.settings.tls is not None:
             words.append(_tls_words(self.settings.tls))
         if self.settings.send_proxy:
@@ -112,8 +106,8 @@ class _BackendView:
 
 
 def _tls_words(tls: ServerTls) -> str:
-    verify = "verify none" if tls.ca_file is None else f"verify required ca-file {_word(tls.ca_file)}"
-    name = _word(tls.name) if tls.name else ""
+    verify = "verify none" if tls.ca_file is None else f"verify required ca-file {word(tls.ca_file)}"
+    name = word(tls.name) if tls.name else ""
     if not name:
         return f"ssl {verify}"
     wanted = f" verifyhost {name}" if tls.ca_file is not None else ""
@@ -127,35 +121,19 @@ def render(table: Table, settings: RenderSettings, cause: Cause) -> Revision:
         Refused: the template is broken, or a value in it could change the configuration's meaning.
     """
     services: Mapping[ServiceName, Service] = {service.name: service for service in table.services}
+    values = {
+        "table": table,
+        "settings": settings,
+        "revision": _REVISION_MARK,
+        "longest_drain": max((backend.drain for backend in settings.backends), default=0.0),
+    }
     try:
-        text = _compiled(settings.template_text).render(
-            table=table,
-            settings=settings,
-            revision=_REVISION_MARK,
-            longest_drain=max((backend.drain for backend in settings.backends), default=0.0),
-            routes=_routes(settings),
-            backends=_backends(settings, services),
-        )
-    except TemplateSyntaxError as error:
-        raise Refused(f"template {settings.template_name}, line {error.lineno}: {error.message}") from error
-    except (TemplateError, TypeError, ValueError, ArithmeticError, AttributeError, LookupError, RuntimeError) as error:
-        raise Refused(f"template {settings.template_name}{_line_of(error)}: {error}") from error
-    if len(text) > _TEXT_LIMIT:
-        raise Refused(f"template {settings.template_name}: more than {_TEXT_LIMIT} characters come out of it")
+        values |= {"routes": _routes(settings), "backends": _backends(settings, services)}
+    except ValueError as error:
+        raise Refused(f"template {settings.template_name}: {error}") from error
+    text = render_text(settings.template_name, settings.template_text, _FILTERS, values)
     _marked(text, settings)
     return identified(text, table, cause)
-
-
-@lru_cache(maxsize=4)
-def _compiled(template_text: str) -> Template:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, auto_reload=False, cache_size=0
-    )
-    environment.filters |= {
-        "word": _word, "path": _path, "duration": _duration, "bind": _bind, "quoted": _quoted,
-        "content_type": _content_type,
-    }  # fmt: skip
-    return environment.from_string(template_text)
 
 
 def _marked(text: str, settings: RenderSettings) -> None:
@@ -182,16 +160,6 @@ def revision_id(text: str) -> str:
     """Return a configuration's id: the SHA-256 of its text without the line that carries the id."""
     kept = (line for line in text.splitlines(keepends=True) if f"set-var {REVISION_VARIABLE} " not in line)
     return hashlib.sha256("".join(kept).encode()).hexdigest()
-
-
-def _line_of(error: BaseException) -> str:
-    """Return where in the template a run-time error arose, as far as the traceback knows."""
-    trace, line = error.__traceback__, None
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<template>":
-            line = trace.tb_lineno
-        trace = trace.tb_next
-    return f", line {line}" if line is not None else ""
 
 
 def _routes(settings: RenderSettings) -> list[_RouteView]:
@@ -237,17 +205,10 @@ def _backends(settings: RenderSettings, services: Mapping[ServiceName, Service])
     return views
 
 
-def _word(value: object) -> str:
-    text = str(value)
-    if not _WORD.fullmatch(text):
-        raise ValueError(f"{text[:80]!a} cannot stand in haproxy.cfg: use letters, digits and . _ / : - and the like")
-    return text
-
-
 def _path(value: object) -> str:
     """Print a file's path as one word, in quotes where it needs them: a home may have a space in its name."""
     text = str(value)
-    if _WORD.fullmatch(text) and "," not in text:
+    if is_word(text) and "," not in text:
         return text
     if not _QUOTABLE.fullmatch(text):
         raise ValueError(f"the path {text[:200]!a} cannot stand in haproxy.cfg: put it where no , ' $ or \\ is in it")
@@ -268,18 +229,21 @@ def _raw_words(value: str) -> str:
     return value
 
 
-def _content_type(file: PurePath) -> str:
-    return _CONTENT_TYPES.get(file.suffix.lower(), "text/html")
+def _content_type(file: object) -> str:
+    return _CONTENT_TYPES.get(PurePath(str(file)).suffix.lower(), "text/html")
 
 
-def _duration(seconds: float) -> str:
-    """Print a length of time in whole milliseconds, HAProxy's finest unit here."""
-    return f"{max(1, math.ceil(seconds * 1000))}ms"
-
-
-def _bind(endpoint: Endpoint) -> str:
+def _bind(endpoint: object) -> str:
+    if not isinstance(endpoint, Endpoint):
+        raise ValueError(f"{endpoint!r} is no address to bind")
     if not endpoint.host:
         return f":{endpoint.port}"
     if ":" in endpoint.host:
-        return f"[{_word(endpoint.host)}]:{endpoint.port}"
-    return f"{_word(endpoint.host)}:{endpoint.port}"
+        return f"[{word(endpoint.host)}]:{endpoint.port}"
+    return f"{word(endpoint.host)}:{endpoint.port}"
+
+
+_FILTERS: Filters = (
+    ("word", word), ("path", _path), ("duration", duration), ("bind", _bind), ("quoted", _quoted),
+    ("content_type", _content_type),
+)  # fmt: skip

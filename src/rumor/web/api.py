@@ -4,7 +4,7 @@ Knows no socket and no HTTP library: a `Request` comes in, a `Response` goes out
 answered as GET; the carrier leaves the body out. Errors are JSON objects of one key, `error`.
 
     GET  /health /ready /metrics
-    GET  /v1/members /v1/table /v1/status /v1/journal?subject=&limit=
+    GET  /v1/members /v1/table /v1/templates /v1/status /v1/journal?subject=&limit=
     GET  /v1/config/history?limit= /v1/config/revisions/PREFIX
     POST /v1/reload /v1/config/rollback?to= /v1/config/release
     POST /v1/operator/drain?server= /v1/operator/ready?server= /v1/operator/weight?server=&weight=
@@ -103,6 +103,7 @@ class Api:
             "/metrics": {"GET": self._metrics},
             "/v1/members": {"GET": self._members},
             "/v1/table": {"GET": self._table},
+            "/v1/templates": {"GET": self._templates},
             "/v1/status": {"GET": self._status},
             "/v1/journal": {"GET": self._journal},
             "/v1/config/history": {"GET": self._history},
@@ -163,6 +164,9 @@ class Api:
         if shown is None:
             return failure(404, "this node steers no HAProxy, so it has no table: ask a balancer")
         return reply(200, views.table_json(shown))
+
+    async def _templates(self, request: Request) -> Response:
+        return reply(200, views.templates_json(self._view.templates()))
 
     async def _status(self, request: Request) -> Response:
         return reply(200, views.status_json(self._view.status(), self._view.members()))

@@ -90,6 +90,16 @@ class TableView:
 
 
 @dataclass(frozen=True, slots=True)
+class TemplateView:
+    """A file that this node renders."""
+
+    name: str
+    destination: str
+    written_at: WallTime | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One number for monitoring; `name` is without the leading `rumor_` and without `_total`."""
 
@@ -115,6 +125,7 @@ class View(Protocol):
     def table(self) -> TableView | None:
         """Return the table, or None on a node that steers no HAProxy."""
 
+    def templates(self) -> Sequence[TemplateView]: ...
     def status(self) -> Status: ...
     def samples(self) -> Sequence[Sample]:
         """Return the numbers that only the parts themselves know (applies, reloads, …)."""
@@ -193,6 +204,15 @@ def table_json(view: TableView) -> Json:
             }
             for service in view.table.services
         ],
+    }
+
+
+def templates_json(templates: Sequence[TemplateView]) -> Json:
+    return {
+        "templates": [
+            {"name": one.name, "destination": one.destination, "written_at": iso(one.written_at), "error": one.error}
+            for one in templates
+        ]
     }
 
 

@@ -273,7 +273,7 @@ def test_a_service_by_rumors_own_name_is_refused() -> None:
         ("{% include '/etc/passwd' %}", "no loader"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("{% for x in range(10 ** 9) %}{% endfor %}", "range"),
-        ("{{ 'a b' | word }}", "cannot stand in haproxy.cfg"),
+        ("{{ 'a b' | word }}", "'a b' is no plain word"),
     ],
 )
 def test_a_broken_template_is_refused_with_its_place(template: str, words: str) -> None:

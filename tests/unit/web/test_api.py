@@ -28,7 +28,7 @@ from rumor.names import HostPort, MemberName, ServiceName
 from rumor.web import api
 from rumor.web.api import Api, BadRequest, Request, parse_target
 from rumor.web.metrics import make_renderer
-from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView
+from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView, TemplateView
 
 REVISION = StoredRevision("ab" * 32, "global\n", Cause("start", "the agent started"), Outcome.APPLIED)
 RECORD = Record(WallTime(1.0), "server_down", "web-1", "went down")
@@ -54,6 +54,9 @@ class Agent:
 
     def table(self) -> TableView | None:
         return self.shown
+
+    def templates(self) -> Sequence[TemplateView]:
+        return [TemplateView("hosts", "/etc/hosts.rumor", WallTime(1.0), "")]
 
     def status(self) -> Status:
         if self.error:
@@ -116,6 +119,7 @@ async def ask(target: str, method: str = "GET", agent: Agent | None = None) -> t
         ("/v1/members", "members"),
         ("/v1/table", "services"),
         ("/v1/status", "node"),
+        ("/v1/templates", "templates"),
         ("/v1/journal", "records"),
         ("/v1/config/history", "revisions"),
         ("/v1/config/revisions/abab", "text"),
