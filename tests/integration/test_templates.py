@@ -239,14 +239,17 @@ def test_prometheus_takes_its_targets(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="keepalived checks its configuration as root alone")
 def test_keepalived_takes_its_peers_and_each_balancer_has_its_own_priority(tmp_path: Path) -> None:
-    program = require_program("keepalived", "keepalived")
+    program, unshare = require_program("keepalived", "keepalived"), require_program("unshare", "util-linux")
+    require_program("ip", "iproute2")
     priorities = []
     for node, other in (("lb-1", "10.0.0.12"), ("lb-2", "10.0.0.11")):
         path = example("keepalived.conf.j2", tmp_path, *MEMBERS, node=node)
         text = path.read_text()
         priorities.append(int(text.split("priority ")[1].split()[0]))
         assert other in text.split("unicast_peer")[1]
-        run(program, "--config-test", "--use-file", path, "--log-console", "--dont-fork")
+        # It wants the interface to be there: one of a network namespace's own.
+        check = f"{program} --config-test --use-file {path} --log-console --dont-fork"
+        run(unshare, "-n", "sh", "-c", f"ip link add eth0 type veth peer name other0 && {check}")
     assert priorities[0] > priorities[1]
 
 
