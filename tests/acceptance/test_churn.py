@@ -1,0 +1,19 @@
+"""Changes under load of every kind: what is planned costs no request. The long run is bench/churn.py."""
+
+import pytest
+from bench.churn import CRASHES, PLANNED, measure
+
+
+@pytest.mark.timeout(120)
+async def test_planned_changes_cost_no_request_of_any_kind() -> None:
+    found = await measure("rumor", changes=24, rate=60.0, seed=5, pause=0.5, without=frozenset(CRASHES))
+    assert (found["failed"], found["unsaveable"]) == (0, {}), found
+    assert set(found["changes"]) == set(PLANNED)
+    assert found["sent"] > 500
+
+
+@pytest.mark.timeout(120)
+async def test_the_count_sees_what_undrained_nodes_cost() -> None:
+    only_leave = frozenset({*PLANNED, *CRASHES} - {"leave", "join"})
+    found = await measure("rumor", changes=10, rate=60.0, seed=5, pause=0.5, without=only_leave, is_hasty=True)
+    assert found["failed"] > 0
