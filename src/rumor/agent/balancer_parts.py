@@ -105,7 +105,10 @@ def make_balancing(
         return known is not None and (await run_check(check_settings(known), address)).ok
 
     async def keep_template(text: str) -> None:
-        await asyncio.to_thread(write_atomically, place.good_template, text)
+        try:
+            await asyncio.to_thread(write_atomically, place.good_template, text)
+        except OSError as error:
+            log.error("template_not_kept", path=place.good_template, reason=error.strerror)
 
     applier = Applier(
         ApplierSettings(config=place.haproxy_config, run_directory=place.run_directory, drains=settings.drains),

@@ -135,6 +135,7 @@ class Balancing:
         self._observed: Observed | None = None
         self._is_converged = False
         self._has_failed = False
+        self._unwritten = ""
         self._started = Instant(time.monotonic())
         self._start = Cause("start", "the agent started", at=WallTime(time.time()))
         self._changed = asyncio.Event()
@@ -176,6 +177,17 @@ class Balancing:
     def observed(self) -> Observed | None:
         """The running HAProxy as it was last seen; None if it did not answer."""
         return self._observed
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What an operator should look at, in sentences; empty if all is well."""
+        found = [] if self._observed is not None else ["HAProxy does not answer"]
+        found += [self._unwritten] if self._unwritten else []
+        found += [f"service {service} is not served as rumor.toml says: {words}" for service, words in self._bad()]
+        return (*found, *(f"certificate {name} is not used: {reason}" for name, reason in self._refused_certificates))
+
+    def _bad(self) -> list[tuple[ServiceName, str]]:
+        return sorted(self.set_aside.items())
 
     @property
     def is_converged(self) -> bool:
@@ -417,6 +429,12 @@ class Balancing:
             log.error("apply_refused", id=revision.id[:12], words=report.refused)
             await self._journal.set_outcome(revision.id, Outcome.REFUSED, report.refused, report.how)
             return
+        if report.unwritten != self._unwritten:
+            self._unwritten = report.unwritten
+            kind = "config_not_written" if report.unwritten else "config_written_again"
+            log.error(kind, words=report.unwritten)
+            text = report.unwritten or "HAProxy's file can be written again"
+            await self._journal.append(Record(WallTime(time.time()), kind, "", text))
         if not report.done:
             return
         self.counters.applies[report.how] = self.counters.applies.get(report.how, 0) + 1

@@ -82,7 +82,10 @@ class OperatorWords:
         if len(words) > _WORDS_LIMIT:
             raise Refused(f"operators' words are kept for at most {_WORDS_LIMIT} servers")
         # The file first: what was acknowledged must outlive the agent.
-        write_atomically(self._path, _write(words), survives_power_cut=True)
+        try:
+            write_atomically(self._path, _write(words), survives_power_cut=True)
+        except OSError as error:
+            raise Refused(f"the word cannot be kept in {self._path}: {error.strerror}") from error
         self._words = words
 
 

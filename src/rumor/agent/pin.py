@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rumor.errors import ConfigError
+from rumor.errors import ConfigError, Refused
 from rumor.model import WallTime
 from rumor.render.publish import write_atomically
 
@@ -50,8 +50,15 @@ class Pin:
         return self._pinned
 
     def set(self, pinned: Pinned) -> None:
-        """Pin; once this returns the pin outlives the agent and a power cut."""
-        write_atomically(self._path, json.dumps(asdict(pinned)) + "\n", survives_power_cut=True)
+        """Pin; once this returns the pin outlives the agent and a power cut.
+
+        Raises:
+            Refused: the file cannot be written.
+        """
+        try:
+            write_atomically(self._path, json.dumps(asdict(pinned)) + "\n", survives_power_cut=True)
+        except OSError as error:
+            raise Refused(f"the pin cannot be kept in {self._path}: {error.strerror}") from error
         self._pinned = pinned
 
     def release(self) -> None:

@@ -98,6 +98,7 @@ class AgentView:
             haproxy=self._haproxy(),
             services=self._offering.offers(),
             journal_write_errors=self._journal.write_errors,
+            problems=self._problems(),
         )
 
     def samples(self) -> Sequence[Sample]:
@@ -141,6 +142,13 @@ class AgentView:
         if self._balancing.observed is None:
             return "HAProxy does not answer"
         return "" if self._balancing.revision is not None else "no revision has passed its check yet"
+
+    def _problems(self) -> tuple[str, ...]:
+        found = list(self._balancing.problems) if self._balancing is not None else []
+        if errors := self._journal.write_errors:
+            found.append(f"{errors} records were lost: the journal cannot be written")
+        found += [f"template {one.name}: {one.error}" for one in self.templates() if one.error]
+        return tuple(found)
 
     def _haproxy(self) -> HaproxyStatus | None:
         if self._balancing is None:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from rumor.api_client import AgentApi
 from rumor.config import Config, load
-from rumor.errors import ConfigError
+from rumor.errors import ConfigError, RumorError
 from rumor.local.ports import is_free
 from rumor.names import Endpoint
 from rumor.places import places
@@ -39,7 +40,25 @@ def examine(file: Path | None, data: Path, environ: Mapping[str, str]) -> list[F
     config, findings = _configuration(file, environ)
     findings += [_python(), _haproxy(environ), _supervisord(), _open_files(), _sockets(data), _ipv6(), _writable(data)]
     findings += _ports(config)
+    findings += _running(data)
     return findings
+
+
+def _running(data: Path) -> Iterable[Finding]:
+    """Ask every agent that runs here what an operator should look at."""
+    for directory in sorted(path for path in data.glob("*") if path.is_dir()):
+        socket_path = places(data, directory.name).agent_socket
+        if not socket_path.exists():
+            continue
+        try:
+            problems = AgentApi(socket_path=socket_path).get("/health")["problems"]
+        except (RumorError, KeyError):
+            yield Finding(f"agent {directory.name}", False, "does not answer", "look into its log")
+            continue
+        for problem in problems:
+            yield Finding(f"agent {directory.name}", False, problem, "see `rumor why` and the journal")
+        if not problems:
+            yield Finding(f"agent {directory.name}", True, "runs, and sees no problem")
 
 
 def _configuration(file: Path | None, environ: Mapping[str, str]) -> tuple[Config, list[Finding]]:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from rumor.haproxy.replies import (
     parse_variable,
     split_picture,
 )
-from rumor.haproxy.runtime import DEADLINE, RELOAD_DEADLINE, CommandSocket
+from rumor.haproxy.runtime import DEADLINE, RELOAD_DEADLINE, CommandSocket, WorkerSocket
 from rumor.log import get_logger
 from rumor.model import Instant, Revision, Seconds, ServerObservation
 from rumor.names import HostPort, ServiceName
@@ -45,6 +46,7 @@ _PROBE_PATIENCE = Seconds(0.25)
 _OLD_WORKERS_ASKED = 8
 _OLD_WORKER_DEADLINE = Seconds(0.5)
 _TEXTS_KEPT = 8
+_KNOCK_PAUSE = Seconds(30.0)
 
 
 class Commands(Protocol):
@@ -90,6 +92,8 @@ class ApplyReport:
     """When to call again at the latest, if something waits."""
     observed: Observed | None = None
     """What ran at the end; None if HAProxy does not run."""
+    unwritten: str = ""
+    """Why the file could not be written: a restart of HAProxy would bring back an older configuration."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ class Applier:
         text_of: Callable[[str], Awaitable[str | None]],
         write: Callable[[Path, str], None],
         probe: Callable[[ServiceName, HostPort], Awaitable[bool]],
-        connect: Callable[[Path], Commands] = CommandSocket,
+        connect: Callable[[Path], Commands] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take the HAProxy of one run directory.
@@ -120,7 +124,7 @@ class Applier:
             text_of: returns the text of a revision by its id, None if nobody knows it.
             write: replaces a file atomically.
             probe: asks one server of a service whether it is well, within its own deadline.
-            connect: returns the commands behind a socket's path; the fake HAProxy has its own.
+            connect: returns the commands behind a socket's path; the fake HAProxy has its own. None for the real one.
             clock: a monotonic clock.
         """
         self.settings = settings
@@ -128,8 +132,12 @@ class Applier:
         self._write = write
         self._probe = probe
         self._clock = clock
-        self._worker = connect(settings.run_directory / "haproxy.sock")
-        self._master = connect(settings.run_directory / "master.sock")
+        worker, master = settings.run_directory / "haproxy.sock", settings.run_directory / "master.sock"
+        self._worker: Commands = WorkerSocket(worker, master) if connect is None else connect(worker)
+        self._master: Commands = CommandSocket(master) if connect is None else connect(master)
+        self._master_pid = 0
+        self._last_knock = Instant(clock() - _KNOCK_PAUSE)
+        self._unwritten = ""
         self._memory = Memory()
         self._known: dict[str, _Known] = {}
         self._refused: dict[str, Instant] = {}
@@ -178,7 +186,9 @@ class Applier:
             old_stats = [stat async for stat in self._old_stats(processes)]
         except Unreachable as error:
             log.debug("haproxy_unreachable", reason=str(error))
+            await asyncio.to_thread(self._knock)
             return None
+        self._master_pid = processes.master_pid
         servers = parse_servers(picture.state, picture.stat, old_stats)
         return Observed(processes, processes.version, parse_variable(picture.variable), servers)
 
@@ -195,8 +205,7 @@ class Applier:
         pause = self._refused.get(revision.id, Instant(0.0)) - self._clock()
         if pause > 0:
             return ApplyReport("none", wake_in=Seconds(pause), observed=await self.observe())
-        previous = await asyncio.to_thread(self._replace_file, revision.text)
-        self._learn_file(previous)
+        previous = await self._put_on_disk(revision.text)
         observed = await self.observe()
         how, done = "none", list[str]()
         for _ in range(_ROUNDS):
@@ -204,6 +213,11 @@ class Applier:
                 return ApplyReport(how, tuple(done), wake_in=Seconds(0.5))
             running = await self._running(observed.revision)
             todo = self._plan(revision, config, observed, None if running is None else running.config)
+            if todo.reload_reason and self._unwritten:
+                # A reload would read the old file. Servers in place: that is all that can be done now.
+                return ApplyReport(
+                    how, tuple(done), wake_in=_RELOAD_PAUSE, observed=observed, unwritten=self._unwritten
+                )
             if todo.reload_reason:
                 wait = self._last_reload + _RELOAD_PAUSE - self._clock()
                 if wait > 0:
@@ -223,7 +237,8 @@ class Applier:
                     await self._set_revision(revision.id)
                     observed = await self.observe()
                 if not todo.steps:
-                    return ApplyReport(how, tuple(done), "", todo.wake_in is None, todo.wake_in, observed)
+                    is_converged = todo.wake_in is None and not self._unwritten
+                    return ApplyReport(how, tuple(done), "", is_converged, todo.wake_in, observed, self._unwritten)
                 if todo.wake_in and not carried_out:
                     return ApplyReport(how, tuple(done), wake_in=todo.wake_in, observed=observed)
             observed = await self.observe()
@@ -258,6 +273,32 @@ class Applier:
             with contextlib.suppress(Refused):
                 self._learn(revision, text)
 
+    async def _put_on_disk(self, text: str) -> str | None:
+        """Write the file first, so that a restart yields what is wanted; return what it held before.
+
+        On a disk that is full servers still come and go: what runs matters more than what would run.
+        """
+        try:
+            previous = await asyncio.to_thread(self._replace_file, text)
+        except OSError as error:
+            self._unwritten = f"{self.settings.config} cannot be written: {error.strerror or error}"
+            return None
+        self._unwritten = ""
+        self._learn_file(previous)
+        return previous
+
+    def _knock(self) -> None:
+        """Let a master that runs and cannot be reached open its socket anew: a reload does that, and costs nothing."""
+        if not self._master_pid or self._clock() - self._last_knock < _KNOCK_PAUSE:
+            return
+        self._last_knock = Instant(self._clock())
+        master = self.settings.run_directory / "master.sock"
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{self._master_pid}/cmdline").read_bytes().split(b"\0")
+            if not master.exists() and os.fsencode(self.settings.config) in words:
+                log.warning("socket_gone", path=master, pid=self._master_pid)
+                os.kill(self._master_pid, signal.SIGUSR2)
+
     def _replace_file(self, text: str) -> str | None:
         """Write the file if it differs; return what it held before."""
         path = self.settings.config
@@ -275,7 +316,7 @@ class Applier:
             self._refused.pop(next(iter(self._refused)))
         text = running.text if running is not None else previous
         if text is not None:
-            await asyncio.to_thread(self._replace_file, text)
+            await self._put_on_disk(text)
 
     # --- HAProxy
 
@@ -296,7 +337,11 @@ class Applier:
         """Reload; return HAProxy's words against it, empty if the new worker serves."""
         wanted = {(str(key[0]), str(key[1])): line.address for key, line in config.servers.items()}
         state = filter_state(await self._worker.ask("show servers state"), wanted)
-        await asyncio.to_thread(self._write, self.settings.run_directory / "haproxy.state", state)
+        try:
+            await asyncio.to_thread(self._write, self.settings.run_directory / "haproxy.state", state)
+        except OSError as error:
+            # Without it servers that are down would come back as up.
+            raise Unreachable(f"HAProxy cannot be reloaded: its state cannot be written: {error.strerror}") from error
         self._last_reload = Instant(self._clock())
         words = parse_reload(await self._master.ask("reload", deadline=RELOAD_DEADLINE))
         if not words:

@@ -104,14 +104,14 @@ class Certificates:
             try:
                 text = _read(source, name)
                 _verify(text, directory)
+                if not copy.exists() or copy.read_text(encoding="ascii") != text:
+                    self._write(copy, text)
             except (OSError, ValueError) as error:
                 refused.append((name, _reason(error)))
                 if copy.exists():
                     good.add(copy.name)
                 continue
             good.add(copy.name)
-            if not copy.exists() or copy.read_text(encoding="ascii") != text:
-                self._write(copy, text)
         for name in self._copies(directory):
             if name not in good:
                 (directory / name).unlink(missing_ok=True)

@@ -113,6 +113,33 @@ class CommandSocket:
             writer.close()
 
 
+class WorkerSocket(CommandSocket):
+    """The current worker's stats socket; where its file is gone, the worker is reached through the master CLI."""
+
+    def __init__(self, path: Path, master: Path) -> None:
+        super().__init__(path)
+        self._master = CommandSocket(master)
+
+    @property
+    def _is_gone(self) -> bool:
+        return not self.path.exists()
+
+    async def ask(self, *commands: str, deadline: Seconds = DEADLINE) -> str:
+        if self._is_gone:
+            return await self._master.ask("@1", *commands, deadline=deadline)
+        return await super().ask(*commands, deadline=deadline)
+
+    async def ask_with(self, command: str, payload: str) -> str:
+        if self._is_gone:
+            return await self._master.ask_with(f"@1 {command}", payload)
+        return await super().ask_with(command, payload)
+
+    async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]:
+        if self._is_gone:
+            return [await self._master.ask("@1", *line) for line in lines]
+        return await super().ask_each(lines)
+
+
 def _line(commands: Sequence[str]) -> str:
     for command in commands:
         if "\n" in command or ";" in command or len(command) > _COMMAND_LIMIT:

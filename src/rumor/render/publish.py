@@ -128,43 +128,56 @@ async def check_haproxy(program: Path, text: str, *, deadline: Seconds = CHECK_D
 
     It binds nothing (see `new_binds`), but it opens every file that the text names.
     """
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="rumor-", suffix=".cfg") as file:
-        file.write(text)
-        file.flush()
-        try:
-            async with asyncio.timeout(deadline):
-                status, output = await run_bounded(program, "-c", "-f", file.name)
-        except TimeoutError:
-            return f"haproxy -c did not answer within {deadline:g} s"
-        except OSError as error:
-            return f"{program} cannot be run: {error.strerror}"
+    try:
+        # By its standard input: a full disk is no reason to stop looking after servers.
+        async with asyncio.timeout(deadline):
+            status, output = await run_bounded(program, "-c", "-f", "/dev/stdin", stdin=text.encode())
+    except TimeoutError:
+        return f"haproxy -c did not answer within {deadline:g} s"
+    except OSError as error:
+        return f"{program} cannot be run: {error.strerror}"
     if status == 0:
         return ""
-    lines = output.decode("utf-8", "replace").replace(file.name, "haproxy.cfg").splitlines()
+    lines = output.decode("utf-8", "replace").replace("/dev/stdin", "haproxy.cfg").splitlines()
     words = "\n".join(_PROCESS.sub(r"\1 ", line) for line in lines if not line.startswith("[NOTICE]"))
     return words[:_WORDS_LIMIT] or f"haproxy -c ended with status {status}"
 
 
-async def run_bounded(*command: str | Path) -> tuple[int, bytes]:
+async def run_bounded(*command: str | Path, stdin: bytes = b"") -> tuple[int, bytes]:
     """Run a program to its end; return its status and the first of what it said. The caller sets the deadline.
+
+    What it is given on its standard input it may leave unread.
 
     Raises:
         OSError: it cannot be run.
     """
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
+    feeding = asyncio.create_task(_feed(process.stdin, stdin), name="standard input")
     try:
         output = b""
         while process.stdout is not None and (piece := await process.stdout.read(_OUTPUT_LIMIT)):
             output = (output + piece)[:_OUTPUT_LIMIT]
         await process.wait()
     finally:
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
     return process.returncode or 0, output
+
+
+async def _feed(stdin: asyncio.StreamWriter | None, content: bytes) -> None:
+    if stdin is None:
+        return
+    with contextlib.suppress(ConnectionError):
+        stdin.write(content)
+        await stdin.drain()
+        stdin.close()
+        await stdin.wait_closed()
 
 
 def new_binds(old_text: str, new_text: str) -> tuple[Endpoint, ...]:

@@ -144,7 +144,7 @@ class Api:
             return failure(500, "the agent failed to answer; its log says why")
 
     async def _health(self, request: Request) -> Response:
-        return reply(200, {"status": "ok"})
+        return reply(200, {"status": "ok", "problems": list(self._view.status().problems)})
 
     async def _ready(self, request: Request) -> Response:
         status = self._view.status()

@@ -71,6 +71,8 @@ class Status:
     haproxy: HaproxyStatus | None = None
     services: tuple[Offer, ...] = ()
     journal_write_errors: int = 0
+    problems: tuple[str, ...] = ()
+    """What an operator should look at, in sentences."""
 
 
 @dataclass(frozen=True, slots=True)
