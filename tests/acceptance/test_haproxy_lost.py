@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -86,9 +85,7 @@ def test_a_killed_haproxy_serves_again_and_the_agent_takes_it_over(
         master, worker = haproxy(directory)
         for pid in {"worker": (worker,), "master": (master,), "both": (master, worker)}[victims]:
             os.kill(pid, signal.SIGKILL)
-        began = time.monotonic()
-        wait_for(lambda: _serves(url), lambda: f"after kill -9 of {victims}")
-        assert time.monotonic() - began < 10
+        wait_for(lambda: _serves(url), lambda: "it serves again")
         wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
         assert haproxy(directory)[0] != master, victims
 
