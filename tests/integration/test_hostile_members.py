@@ -1,7 +1,7 @@
 """Members that mean harm, rendered and read by the real HAProxy: it has the servers of the table, and nothing else.
 
-Each byte value, and each piece of syntax that HAProxy, its command line or Jinja gives a meaning to, stands in a name, a
-version, a port, a weight and a tag's key, all in one cluster; those that parse are servers, the others are refused.
+Each byte value, and each piece of syntax that HAProxy, its command line or Jinja gives a meaning to, stands in a name,
+a version, a port, a weight and a tag's key, all in one cluster; those that parse are servers, the others are refused.
 """
 
 import asyncio
