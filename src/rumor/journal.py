@@ -79,6 +79,8 @@ class Journal:
         self._revisions = 0
         self.write_errors = 0
         """Records and revisions that were lost because the file could not be written."""
+        self.failing = ""
+        """Why the last write failed; empty if it did not."""
 
     @classmethod
     async def open(cls, path: Path, *, limits: JournalLimits | None = None) -> "Journal":
@@ -171,7 +173,10 @@ class Journal:
             await self._call(lambda: self._healing(lambda db: self._transact(db, statements)))
         except (sqlite3.Error, OSError, ConfigError) as error:  # TimeoutError is an OSError
             self.write_errors += 1
-            log.error("journal_write_failed", path=self._path, error=_words(error))
+            self.failing = _words(error)
+            log.error("journal_write_failed", path=self._path, error=self.failing)
+        else:
+            self.failing = ""
 
     # --- from here on: in the thread
 

@@ -52,7 +52,7 @@ def problems(directory: Path) -> list[str]:
 def haproxy(directory: Path) -> tuple[int, int]:
     """Return the pids of master and worker, as the agent sees them."""
     found = asked(directory, "/v1/status")["haproxy"]
-    return int(found["master_pid"]), int(found["worker_pid"])
+    return int(found["master_pid"] or 0), int(found["worker_pid"] or 0)
 
 
 def is_well(directory: Path, url: str) -> bool:
@@ -60,6 +60,10 @@ def is_well(directory: Path, url: str) -> bool:
         return get(url)[0] == 200 and asked(directory, "/v1/status")["haproxy"]["converged"] and not problems(directory)
     except (RumorError, urllib.error.URLError, OSError, TypeError):
         return False
+
+
+def kinds(directory: Path) -> list[str]:
+    return [record["kind"] for record in asked(directory, "/v1/journal?limit=1000")["records"]]
 
 
 def doctor(directory: Path) -> str:
@@ -86,8 +90,9 @@ def test_a_killed_haproxy_serves_again_and_the_agent_takes_it_over(
         for pid in {"worker": (worker,), "master": (master,), "both": (master, worker)}[victims]:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: _serves(url), lambda: "it serves again")
+        wait_for(lambda: haproxy(directory)[0] not in (0, master), lambda: "the agent has seen the new one")  # noqa: B023
         wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
-        assert haproxy(directory)[0] != master, victims
+    assert kinds(directory).count("haproxy_restarted") == 3
 
 
 def _serves(url: str) -> bool:

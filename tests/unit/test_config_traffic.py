@@ -52,7 +52,7 @@ tls = true
     web, db = config.service("web"), config.service("db")
     assert web.routes == (Route("*.shop.example", "/api", "/", 5),)
     assert (web.split, web.is_backup, web.max_connections) == ({"1.4": 95, "1.5": 5}, True, 50)
-    assert web.slow_start == 20
+    assert web.slow_start == Seconds(20.0)
     assert web.timeouts == Timeouts(queue=Seconds(2.0), tunnel=Seconds(28_800.0))
     assert web.rate_limit == RateLimit(100, Seconds(10.0))
     assert (web.allow, web.deny) == (("10.0.0.0/8", "::1/128"), ("10.6.6.6/32",))

@@ -133,6 +133,8 @@ class Balancing:
         self._applied: Revision | None = None
         """The last revision whose outcome is journalled."""
         self._observed: Observed | None = None
+        self._processes: tuple[int, int | None] | None = None
+        """Master and worker after our last deed."""
         self._is_converged = False
         self._has_failed = False
         self._unwritten = ""
@@ -319,6 +321,7 @@ class Balancing:
         before = () if self._observed is None else self._observed.servers
         self._observed = await self._applier.observe()
         observations = () if self._observed is None else self._observed.servers
+        await self._note_processes(self._observed)
         await self._heed(sightings(before, observations))
         snapshot = self._picture()
         now = Instant(time.monotonic())
@@ -342,9 +345,24 @@ class Balancing:
         if revision is None:
             return _RECONCILE_INTERVAL
         report = await self._applier.apply(revision)
+        if report.observed is not None:
+            self._processes = report.observed.processes.master_pid, report.observed.processes.worker_pid
         await self._note_report(revision, report)
         await self._load_certificates(report)
         return min(self._acknowledge(snapshot, report), _RECONCILE_INTERVAL)
+
+    async def _note_processes(self, observed: Observed | None) -> None:
+        """Journal that somebody else has started HAProxy anew or reloaded it; what came of that is repaired as ever."""
+        if observed is None:
+            return
+        was, now = self._processes, (observed.processes.master_pid, observed.processes.worker_pid)
+        self._processes = now
+        if was is None or was == now:
+            return
+        kind = "haproxy_restarted" if was[0] != now[0] else "haproxy_reloaded"
+        text = "HAProxy was started anew" if was[0] != now[0] else "somebody else reloaded HAProxy"
+        log.warning(kind, master=now[0], worker=now[1])
+        await self._journal.append(Record(WallTime(time.time()), kind, "", f"{text}: worker {now[1]}"))
 
     async def _heed(self, seen: Sequence[Sighting]) -> None:
         """Let gossip look at once at whom HAProxy doubts, and journal what HAProxy met."""

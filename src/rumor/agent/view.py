@@ -145,8 +145,8 @@ class AgentView:
 
     def _problems(self) -> tuple[str, ...]:
         found = list(self._balancing.problems) if self._balancing is not None else []
-        if errors := self._journal.write_errors:
-            found.append(f"{errors} records were lost: the journal cannot be written")
+        if self._journal.failing:
+            found.append(f"the journal cannot be written: {self._journal.failing}")
         found += [f"template {one.name}: {one.error}" for one in self.templates() if one.error]
         return tuple(found)
 
