@@ -386,6 +386,9 @@ class Agent:
         self._record(f"app_{offer.state.value}", self._name, f"{offer.service} is {offer.state.value}", reason)
         if self._membership is not None:
             self._membership.set_tags(self._tags())
+        if self._templates is not None:
+            # Of this node's own tags nobody else tells it.
+            self._templates.wake()
 
     def _on_members(self, cause: Cause) -> None:
         self._record(cause.kind, cause.subject, cause.text)
