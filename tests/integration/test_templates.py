@@ -185,12 +185,18 @@ async def test_tags_are_free_text_and_the_filters_hold_them(tmp_path: Path) -> N
     (tmp_path / "ok.j2").write_text("{{ members[0].tags | json }}\n")
     (tmp_path / "word.j2").write_text("{{ members[0].tags.note | word }}")
     (tmp_path / "shell.j2").write_text("{{ members[0].tags.note | shell }}")
-    names = ("ok", "word", "shell")
+    (tmp_path / "bare.j2").write_text("{{ members[0].tags.note }}")
+    (tmp_path / "joined.j2").write_text("{{ 'x' ~ members[0].tags.note }}")
+    (tmp_path / "listed.j2").write_text("{% for tag in members[0].tags %}{{ tag }}{% endfor %}")
+    (tmp_path / "asked.j2").write_text("{{ 'yes' if members[0].tags['note'].startswith('x') else 'no' }}")
+    names = ("ok", "word", "shell", "bare", "joined", "listed", "asked")
     section = "".join(f'[template.{name}]\nsource = "{name}.j2"\ndestination = "{name}"\n' for name in names)
     async with keeping(tmp_path, section, member("n1", 1, {"note": hostile})) as world:
-        await world.until(lambda: world.kinds.count("template_refused") == 2, "two refuse")
+        await world.until(lambda: world.kinds.count("template_refused") == 5, "five refuse")
+        await world.until((tmp_path / "asked").exists, "to look at one is allowed")
+        assert (tmp_path / "asked").read_text() == "yes"
         assert json.loads((tmp_path / "ok").read_text()) == {"note": hostile}
-        assert not (tmp_path / "word").exists()
+        assert not {"word", "shell", "bare", "joined", "listed"} & set(os.listdir(tmp_path))
 
 
 # --- the examples, read by the programs they are for

@@ -48,7 +48,7 @@ THINKING = {
     "swim.simulation", "serf.tags", "serf.messages", "serf.codec", "serf.lamport", "serf.coordinate", "serf.events",
     "serf.members", "serf.ring", "serf.queries", "serf.keys", "serf.layer", "serf.stream", "serf.rpc", "sources.base",
     "sources.gossip", "pool.table", "pool.evidence", "render.settings", "render.template",
-    "render.sandbox", "render.words", "render.file", "haproxy.replies",
+    "render.sandbox", "render.words", "render.file", "render.free_text", "haproxy.replies",
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "supervise.base", "supervise.backoff", "web.views",
     "haproxy.parts", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.settings", "agent.balancer_settings",

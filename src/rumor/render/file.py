@@ -1,7 +1,7 @@
 """Members and table -> any file, by a template of the operator's.
 
-Names and addresses are strict types by now. Tags are what nodes say of themselves, free text from the network: a
-template that prints one sends it through `word`, `json` or `shell`, according to what reads the file.
+Names and addresses are strict types by now. Tags are what nodes say of themselves, free text from the network, which
+refuses to be printed but through `word`, `json` or `shell`, according to what reads the file.
 """
 
 import ipaddress
@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rumor.render.free_text import FreeText, text_of
 from rumor.render.sandbox import Filters, render_text
 from rumor.render.words import duration, word
 
@@ -24,7 +25,7 @@ class MemberView:
     """Where it gossips."""
     status: str
     """alive, suspect, leaving or failed."""
-    tags: Mapping[str, str]
+    tags: Mapping[FreeText, FreeText]
     is_balancer: bool
 
     @property
@@ -91,12 +92,27 @@ def render_file(name: str, source: str, picture: Picture) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=True)
+    return json.dumps(_plain(value), sort_keys=True)
+
+
+def _plain(value: object) -> object:
+    text = text_of(value)
+    if text is not None:
+        return text
+    if isinstance(value, Mapping):
+        return {text_of(key) or "": _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _word(value: object) -> str:
+    text = text_of(value)
+    return word(value if text is None else text)
 
 
 def _shell(value: object) -> str:
     """Print a value as one word for a shell."""
-    text = str(value)
+    said = text_of(value)
+    text = str(value) if said is None else said
     if not text.isprintable():
         raise ValueError(f"{text[:80]!a} holds a control character")
     return shlex.quote(text)
@@ -108,4 +124,4 @@ def _host(value: object) -> str:
     return f"[{address}]" if address.version == 6 else str(address)
 
 
-_FILTERS: Filters = (("word", word), ("json", _json), ("shell", _shell), ("host", _host), ("duration", duration))
+_FILTERS: Filters = (("word", _word), ("json", _json), ("shell", _shell), ("host", _host), ("duration", duration))
