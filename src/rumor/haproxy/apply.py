@@ -233,7 +233,7 @@ class Applier:
                 done += carried_out
                 if how == "none" and carried_out:
                     how = "runtime"
-                if observed.revision != revision.id:
+                if observed.revision != revision.id and not todo.precedes_reload:
                     await self._set_revision(revision.id)
                     observed = await self.observe()
                 if not todo.steps:

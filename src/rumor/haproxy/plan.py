@@ -15,6 +15,7 @@ from rumor.names import HostPort, ServiceName
 _POLL = Seconds(0.1)
 _REMOVAL_POLL = Seconds(0.1)
 _UNPROVED = Seconds(5.0)
+_LONGEST_HOLD = Seconds(5.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,8 @@ class Plan:
     """Why the Runtime API is not enough; empty where it is."""
     wake_in: Seconds | None = None
     """When something that waits may be ready; None if nothing waits."""
+    precedes_reload: bool = False
+    """These steps only bring servers in that a reload must find; the revision does not run yet when they are done."""
 
 
 @dataclass(slots=True)
@@ -123,6 +126,8 @@ class Memory:
     """Servers back from maintenance or just moved: until then HAProxy's word of their checks may be older than that."""
     refused: dict[ServerKey, str] = field(default_factory=dict)
     """Servers that HAProxy would not add or delete at run time, with its words."""
+    holds: dict[ServiceName, Instant] = field(default_factory=dict)
+    """Until when the last servers of a service stay, because those that are to follow them are not well yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +178,7 @@ def plan(
     present = {key: entry for entry in running if not config.is_fixed(key := (entry.service, entry.server))}
     _forget(memory, wanted, present, now)
     reason = _reload_reason(config, running_config, wanted, present, memory)
-    if reason:
+    if running_config is None:
         return Plan(reload_reason=reason)
     draft = _Draft()
     for key in sorted(wanted.keys() | present.keys()):
@@ -193,7 +198,52 @@ def plan(
             if entry.status == "no check" and server.has_check:
                 draft.then(EnableCheck(key))
     steps = sorted(draft.steps, key=lambda step: _ORDER.index(type(step)))
+    held = _services_to_hold(wanted, present, memory, drains, now)
+    if reason:
+        steps = [step for step in steps if step.key[0] in held and step.key not in memory.refused and _brings_in(step)]
+        return Plan(tuple(steps), wake_in=_POLL, precedes_reload=True) if steps else Plan(reload_reason=reason)
+    if held:
+        for step in steps:
+            if step.key[0] in held and _takes_out(step):
+                # Its drain begins when it may go.
+                memory.deadlines.pop(step.key, None)
+        steps = [step for step in steps if step.key[0] not in held or not _takes_out(step)]
+        draft.waits.append(_POLL)
     return Plan(tuple(steps), wake_in=min(draft.waits, default=None))
+
+
+def _services_to_hold(
+    wanted: Mapping[ServerKey, _Wanted],
+    present: Mapping[ServerKey, ServerObservation],
+    memory: Memory,
+    drains: Mapping[ServiceName, Seconds],
+    now: Instant,
+) -> set[ServiceName]:
+    """Return the services that would have nobody in rotation until their new servers have been proved.
+
+    Their old ones stay for so long, though not for ever: a node that is to stop waits for us.
+    """
+    serving = {key for key, entry in present.items() if entry.rotation is Rotation.READY and entry.is_up is not False}
+    to_come = {key[0] for key, server in wanted.items() if server.rotation is Rotation.READY and key not in serving}
+    staying = {
+        key[0] for key in serving if (server := wanted.get(key)) is not None and server.rotation is Rotation.READY
+    }
+    emptied = ({key[0] for key in serving} & to_come) - staying
+    for service in [service for service in memory.holds if service not in emptied]:
+        del memory.holds[service]
+    for service in emptied:
+        memory.holds.setdefault(service, Instant(now + min(_LONGEST_HOLD, drains.get(service, Seconds(0.0)))))
+    return {service for service in emptied if now < memory.holds[service]}
+
+
+def _brings_in(step: Step) -> bool:
+    return isinstance(step, AddServer | ReadyServer | EnableCheck | ProbeServer) or (
+        isinstance(step, DrainServer) and step.enables_check
+    )
+
+
+def _takes_out(step: Step) -> bool:
+    return isinstance(step, MaintServer | RemoveServer) or (isinstance(step, DrainServer) and not step.enables_check)
 
 
 def _wanted_servers(revision: Revision, config: ConfigText) -> dict[ServerKey, _Wanted]:

@@ -68,8 +68,58 @@ def test_what_agrees_needs_nothing() -> None:
 
 
 def test_a_new_server_is_added_before_an_old_one_is_drained() -> None:
-    found = planned(revision(server(TWO, THERE)), running())
+    three = running(MemberName("three"), HostPort("10.0.0.3", 80))
+    found = planned(
+        revision(server(TWO, THERE), server(MemberName("three"), HostPort("10.0.0.3", 80))), running(), three
+    )
     assert found.steps == (AddServer((WEB, TWO), THERE, 100, "check"), DrainServer(KEY))
+
+
+def test_the_last_one_stays_until_its_successor_is_well_but_not_for_ever() -> None:
+    memory, wanted = Memory(), revision(server(TWO, THERE))
+    added = planned(wanted, running(), memory=memory)
+    assert added.steps == (AddServer((WEB, TWO), THERE, 100, "check"),)
+    unproved = running(TWO, THERE, DRAIN, is_up=None, status="DRAIN")
+    waits = planned(wanted, running(), unproved, memory=memory, now=101.0)
+    assert waits.steps == (ProbeServer((WEB, TWO), THERE, ReadyServer((WEB, TWO))),)
+    assert waits.wake_in is not None
+    well = running(TWO, THERE)
+    assert planned(wanted, running(), well, memory=memory, now=102.0).steps == (DrainServer(KEY),)
+    assert memory.holds == {}
+    planned(wanted, running(), memory=memory, now=110.0)
+    assert DrainServer(KEY) in planned(wanted, running(), unproved, memory=memory, now=115.0).steps
+
+
+def test_one_that_is_down_is_not_kept_for_anybody() -> None:
+    dead = running(is_up=False, status="DOWN")
+    assert DrainServer(KEY) in planned(revision(server(TWO, THERE)), dead).steps
+
+
+def test_the_drain_of_one_that_was_kept_begins_when_it_may_go() -> None:
+    memory, wanted = Memory(), revision(server(TWO, THERE))
+    planned(wanted, running(), memory=memory, now=100.0)
+    well, busy = running(TWO, THERE), running(rotation=DRAIN, status="DRAIN", sessions=1)
+    planned(wanted, running(), well, memory=memory, now=104.0)
+    assert planned(wanted, busy, well, memory=memory, now=108.0).steps == ()
+    assert planned(wanted, busy, well, memory=memory, now=109.0).steps == (RemoveServer(KEY, cuts_sessions=True),)
+
+
+def test_before_a_reload_that_would_leave_nobody_the_new_ones_are_brought_in() -> None:
+    memory = Memory()
+    old, new = revision(server()), revision(server(TWO, THERE), base=BASE.replace("web", "web\n    balance first"))
+    first = planned(new, running(), before=old, memory=memory)
+    assert (first.steps, first.precedes_reload) == ((AddServer((WEB, TWO), THERE, 100, "check"),), True)
+    unproved = running(TWO, THERE, DRAIN, is_up=None, status="DRAIN")
+    second = planned(new, running(), unproved, before=old, memory=memory)
+    assert second.steps == (ProbeServer((WEB, TWO), THERE, ReadyServer((WEB, TWO))),)
+    third = planned(new, running(), running(TWO, THERE), before=old, memory=memory)
+    assert third == Plan(reload_reason="more than servers differ")
+    # One that cannot be added, or is not well in time, does not hold the reload up for ever.
+    memory = Memory(refused={(WEB, TWO): "no"})
+    assert planned(new, running(), before=old, memory=memory).reload_reason
+    late = Memory()
+    planned(new, running(), unproved, before=old, memory=late, now=100.0)
+    assert planned(new, running(), unproved, before=old, memory=late, now=105.0).reload_reason
 
 
 def test_a_server_that_must_go_is_drained_then_waited_for_then_deleted() -> None:
