@@ -185,3 +185,20 @@ def test_on_a_full_disk_servers_come_and_go_and_everybody_is_told(
         assert up.stop() == 0, up.text
     finally:
         subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+@pytest.mark.timeout(120)
+def test_a_lost_file_is_written_again_by_the_next_agent(
+    directory: Path,
+    start: Callable[..., Up],  # noqa: F811
+) -> None:
+    url = start(directory).wait_ready()
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    config = place(directory).haproxy_config
+    text = config.read_text()
+    pid = int(asked(directory, "/v1/status")["pid"])
+    config.unlink()
+    os.kill(pid, signal.SIGKILL)
+    wait_for(config.exists, lambda: "the file is back")
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    assert config.read_text() == text

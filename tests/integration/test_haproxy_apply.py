@@ -546,6 +546,62 @@ async def test_a_hundred_times_a_server_comes_and_goes(stage: Stage) -> None:
         assert pids(observed) == before
 
 
+async def test_a_whole_pool_is_replaced_without_a_failed_request(stage: Stage) -> None:
+    async with serving(4) as (one, two, three, four):
+        first, second = (
+            stage.revision(server(1, one), server(2, two)),
+            stage.revision(server(3, three), server(4, four)),
+        )
+        await stage.start(first)
+        await stage.reach(first)
+        async with load(stage.port) as traffic:
+            for wanted in (second, first, second, first):
+                reports = await stage.reach(wanted)
+                assert {report.how for report in reports} <= {"runtime", "none"}
+                assert {it.server for it in (await stage.look()).servers} == {
+                    it.name for it in wanted.table.services[0].servers
+                }
+        assert traffic.failures == []
+
+
+async def test_a_drain_waits_until_whoever_takes_over_is_in_rotation(stage: Stage) -> None:
+    async with serving(2) as (one, two):
+        alone = stage.revision(server(1, one))
+        await stage.start(alone)
+        await stage.reach(alone)
+        async with load(stage.port) as traffic:
+            for _ in range(4):
+                await stage.reach(stage.revision(server(1, one, Rotation.DRAIN), server(2, two)))
+                await stage.reach(alone)
+        assert traffic.failures == []
+
+
+async def test_a_whole_pool_is_replaced_by_a_reload_without_a_failed_request(stage: Stage) -> None:
+    async with serving(4) as (one, two, three, four):
+        first = stage.revision(server(1, one), server(2, two))
+        await stage.start(first)
+        await stage.reach(first)
+        async with load(stage.port) as traffic:
+            reports = await stage.reach(stage.revision(server(3, three), server(4, four), balance="leastconn"))
+            assert "reload" in {report.how for report in reports}
+        assert traffic.failures == []
+
+
+async def test_a_reload_leaves_no_service_drained_as_a_whole(stage: Stage) -> None:
+    """The servers that take over were just added, and their drain is all that the state file would carry on."""
+    async with serving(3) as (one, two, three):
+        first = stage.revision(server(1, one))
+        await stage.start(first)
+        await stage.reach(first)
+        await stage.reach(
+            stage.revision(server(1, one), server(2, two, Rotation.DRAIN), server(3, three, Rotation.MAINT))
+        )
+        async with load(stage.port) as traffic:
+            wanted = stage.revision(server(2, two), server(3, three), balance="leastconn")
+            assert "reload" in {report.how for report in await stage.reach(wanted)}
+        assert traffic.failures == []
+
+
 # --- somebody else
 
 

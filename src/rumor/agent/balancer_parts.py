@@ -89,12 +89,17 @@ def make_balancing(
     log.info("haproxy", program=program.path, version=program.version, config=place.haproxy_config)
 
     async def check(text: str, running: str) -> str:
-        on_disk = running or await asyncio.to_thread(_read_if_there, place.haproxy_config)
         words = await check_haproxy(program.path, text)
-        return words or await asyncio.to_thread(test_bind, new_binds(on_disk, text))
+        before = running or await text_that_runs() or await asyncio.to_thread(_read_if_there, place.haproxy_config)
+        return words or await asyncio.to_thread(test_bind, new_binds(before, text))
+
+    async def text_that_runs() -> str:
+        """The file may be gone or another's: HAProxy's own addresses must not seem to be taken by somebody else."""
+        observed = await applier.observe()
+        return "" if observed is None else await text_of(observed.revision) or ""
 
     async def text_of(revision: str) -> str | None:
-        stored = await journal.revision(revision)
+        stored = await journal.revision(revision) if revision else None
         if stored is not None:
             return stored.text
         text = await asyncio.to_thread(_read_if_there, place.haproxy_config)
@@ -142,5 +147,5 @@ def make_balancing(
 def _read_if_there(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    except OSError:
         return ""

@@ -151,25 +151,28 @@ def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
 
     Only servers that keep the address the new revision gives them are taken over: HAProxy lets address and port in
     this file win over haproxy.cfg, so a stale line would send requests astray. Servers that are new come in drained,
-    but only where another server of their backend carries on: unchecked is better than none at all.
+    but only where another server of their backend carries on: unchecked is better than none at all. For the same reason
+    nobody stays drained where nobody carries on; the weight and `disabled` of haproxy.cfg hold in any case.
 
     Args:
         state: the running HAProxy's `show servers state`.
         wanted: the new revision's servers, by backend and name.
     """
     lines = state.strip().splitlines()
-    kept = lines[:2]
+    kept: list[tuple[str, bool, str]] = []
     known: set[tuple[str, str]] = set()
     carried_on: dict[str, dict[str, str]] = {}
     for line, row in zip(lines[2:], _state_rows(state), strict=True):
         key = row["be_name"], row["srv_name"]
         address = wanted.get(key)
         if address is not None and (row["srv_addr"], row["srv_port"]) == (address.host, str(address.port)):
-            kept.append(line)
+            is_in = not _number(row["srv_admin_state"]) & (_ADMIN_MAINT | _ADMIN_DRAIN)
+            kept.append((key[0], is_in, line))
             known.add(key)
-            if not _number(row["srv_admin_state"]) & (_ADMIN_MAINT | _ADMIN_DRAIN) and row["srv_op_state"] == "2":
+            if is_in and row["srv_op_state"] == "2":
                 carried_on[key[0]] = row
     columns = lines[1][2:].split()
+    written = [*lines[:2], *(line for backend, is_in, line in kept if is_in or backend in carried_on)]
     for key, address in wanted.items():
         if key not in known and key[0] in carried_on:
             words = (
@@ -177,8 +180,8 @@ def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
                 | _DRAINED_ROW
                 | {"srv_name": key[1], "srv_addr": address.host, "srv_port": str(address.port)}
             )
-            kept.append(" ".join(words[column] for column in columns))
-    return "\n".join(kept) + "\n"
+            written.append(" ".join(words[column] for column in columns))
+    return "\n".join(written) + "\n"
 
 
 # Running, drained by force, its first check still to come.

@@ -363,7 +363,9 @@ class LocalCluster:
             if process is not None:
                 ours[name] = process
         if ours != read_record(self._record):
-            await asyncio.to_thread(write_record, self._record, ours)
+            # A full disk must not end the cluster: the next look writes it.
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(write_record, self._record, ours)
 
     async def _serving(self) -> set[str]:
         """Return the servers that HAProxy routes to now."""

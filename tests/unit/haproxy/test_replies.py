@@ -176,8 +176,16 @@ def filtered(state: str, wanted: dict[str, HostPort]) -> dict[str, dict[str, str
 
 
 def test_states_of_servers_that_stay_where_they_are_go_on() -> None:
-    rows = filtered(state_row(admin=8), {"one": HostPort("10.0.0.1", 80)})
-    assert rows["one"]["srv_admin_state"] == "8"
+    stay = {"one": HostPort("10.0.0.1", 80), "two": HostPort("10.0.0.1", 80)}
+    rows = filtered(state_row(admin=8) + state_row("two"), stay)
+    assert (rows["one"]["srv_admin_state"], rows["two"]["srv_admin_state"]) == ("8", "0")
+
+
+@pytest.mark.parametrize("admin", [1, 8])
+def test_nobody_stays_drained_where_nobody_carries_on(admin: int) -> None:
+    stay = {"one": HostPort("10.0.0.1", 80), "two": HostPort("10.0.0.1", 80)}
+    assert set(filtered(state_row(admin=admin) + state_row("two", op=0), stay)) == {"two"}
+    assert filtered(state_row(admin=admin) + state_row("gone"), {"one": stay["one"]}) == {}
 
 
 def test_a_stale_address_never_wins_over_the_new_file() -> None:
