@@ -325,7 +325,7 @@ class Churn:
     def log(self) -> Path:
         return self.haproxy.directory / "requests.log"
 
-    async def run(self, changes: int, rate: float, pause: float) -> dict[str, Any]:
+    async def run(self, changes: int, rate: float, pause: float, rates: dict[str, float]) -> dict[str, Any]:
         self.log.touch()
         await self.side.start()
         for _ in range(NODES):
@@ -334,7 +334,7 @@ class Churn:
         load, kinds = Load(HostPort("127.0.0.1", self.haproxy.port), rate=rate), Kinds(
             self.haproxy.port, self.haproxy.secure, self.seed
         )  # fmt: skip
-        sending = [asyncio.create_task(load.run()), asyncio.create_task(kinds.run(RATES))]
+        sending = [asyncio.create_task(load.run()), asyncio.create_task(kinds.run(rates))]
         random = Random(self.seed)
         deeds: set[asyncio.Task[None]] = set()
         try:
@@ -351,7 +351,7 @@ class Churn:
             end = time.monotonic()
             await load.settle(end, Seconds(15.0))
             # What is slow or a tunnel is let come to its end.
-            await asyncio.sleep(13.0)
+            await kinds.end(30.0)
         finally:
             for task in sending:
                 task.cancel()
@@ -546,13 +546,14 @@ async def measure(
     pause: float,
     without: frozenset[str] = frozenset(),
     is_hasty: bool = False,
+    rates: dict[str, float] = RATES,
 ) -> dict[str, Any]:
     """Run one side; return what became of the requests."""
     directory = Path(tempfile.mkdtemp(prefix="churn-"))
     haproxy = Haproxy(directory, publish.find_haproxy(os.environ).path)
     churn = Churn(Rumor(haproxy) if kind == "rumor" else Reloads(haproxy), haproxy, seed, without, is_hasty)
     try:
-        return await churn.run(changes, rate, pause)
+        return await churn.run(changes, rate, pause, rates)
     finally:
         await churn.end()
         shutil.rmtree(directory, ignore_errors=True)

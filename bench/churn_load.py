@@ -5,6 +5,7 @@ GET and POST on new and kept connections come from the demo's load; here are upl
 """
 
 import asyncio
+import contextlib
 import ssl
 import struct
 import time
@@ -32,6 +33,17 @@ class Kinds:
         self.results: list[Result] = []
         self._h2: H2 | None = None
         self._h2_all: list[H2] = []
+        self._is_over = False
+        self.running = 0
+        """Requests without an end yet."""
+
+    async def end(self, patience: float) -> None:
+        """Send no more, and wait until what runs has come to its end."""
+        self._is_over = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while self.running:  # noqa: ASYNC110 - many writers, rarely
+                    await asyncio.sleep(0.05)
 
     async def run(self, rates: dict[str, float]) -> None:
         """Send until cancelled."""
@@ -51,13 +63,14 @@ class Kinds:
         self, kind: str, deed: Callable[[str], Awaitable[None]], rate: float, tasks: asyncio.TaskGroup
     ) -> None:
         began, number = time.monotonic(), 0
-        while True:
+        while not self._is_over:
             await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
             tasks.create_task(self._one(kind, deed))
             number += 1
 
     async def _one(self, kind: str, deed: Callable[[str], Awaitable[None]]) -> None:
         request, sent_at, error = uuid.uuid4().hex, time.monotonic(), ""
+        self.running += 1
         try:
             async with asyncio.timeout(DEADLINE):
                 await deed(request)
@@ -65,6 +78,8 @@ class Kinds:
             error = f"no end within {DEADLINE:g} s"
         except (OSError, ValueError, asyncio.IncompleteReadError) as failure:
             error = str(failure) or type(failure).__name__
+        finally:
+            self.running -= 1
         took = Seconds(time.monotonic() - sent_at)
         self.results.append(Result(request, kind, False, sent_at, took, 0 if error else 200, "", error))
 
