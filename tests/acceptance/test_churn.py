@@ -16,6 +16,6 @@ async def test_planned_changes_cost_no_request_of_any_kind() -> None:
 async def test_the_count_sees_what_undrained_nodes_cost() -> None:
     only_leave = frozenset({*PLANNED, *CRASHES} - {"leave", "join"})
     found = await measure(
-        "rumor", changes=8, rate=60.0, seed=5, pause=0.3, without=only_leave, is_hasty=True, rates={"upload": 4.0}
+        "rumor", changes=8, rate=60.0, seed=5, pause=0.3, without=only_leave, is_hasty=True, rates={"tunnel": 4.0}
     )
     assert found["failed"] > 0
