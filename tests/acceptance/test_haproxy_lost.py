@@ -151,8 +151,8 @@ def test_on_a_full_disk_servers_come_and_go_and_everybody_is_told(
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], check=False)
     if mounted.returncode:
         pytest.skip("mount -t tmpfs is not allowed here")
+    up = start(directory)
     try:
-        up = start(directory)
         url = up.wait_ready()
         wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
         fill = small / "fill"
@@ -184,6 +184,8 @@ def test_on_a_full_disk_servers_come_and_go_and_everybody_is_told(
         wait_for(lambda: {tag(url) for _ in range(6)} == {"web-1", "web-2"}, lambda: rumor(directory, "table"))
         assert up.stop() == 0, up.text
     finally:
+        # Before the disk goes, since the record of what to end is on it.
+        up.end()
         subprocess.run(["umount", "-l", str(small)], check=False)
 
 
