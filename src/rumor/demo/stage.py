@@ -21,6 +21,8 @@ from rumor.model import Seconds
 POLL = 0.03
 _STRIKE_POLL = 0.0005
 _STRIKE_DEADLINE = Seconds(5.0)
+_DYING = 0.2
+_SEEN = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +136,29 @@ class Stage:
                     request is not None and request.pid == pid and request.method == "POST" for request in running
                 ):
                     os.kill(pid, signal.SIGKILL)
+                    _stand_still_until_dead(pid)
                     return True
                 await asyncio.sleep(_STRIKE_POLL)
         os.kill(pid, signal.SIGKILL)
         return False
+
+
+def _stand_still_until_dead(pid: int) -> None:
+    """Let no request leave before the process has let go of its sockets, and HAProxy has seen that.
+
+    A kill takes a moment. What reaches the sockets in it is read by nobody, and no log could prove that it was lost
+    there. The whole event loop stands still on purpose, and so does the load in it.
+    """
+    deadline = time.monotonic() + _DYING
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+        except (OSError, IndexError):
+            break
+        if state in ("Z", "X"):
+            break
+        time.sleep(_STRIKE_POLL)
+    time.sleep(_SEEN)
 
 
 Step = Callable[[Stage, StepReport], Awaitable[None]]
