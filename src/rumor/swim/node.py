@@ -185,6 +185,8 @@ class Node:
         self._next_push_pull = Instant(now + stagger() * self._timings.push_pull_interval)
         self._next_gossip: Instant | None = None
         self._due = _NOTHING_DUE
+        self._resumed_at = Instant(float("-inf"))
+        """When it was last found that this node had stood still."""
         self._announce(now)
         self._arm(now)
 
@@ -407,8 +409,15 @@ class Node:
     def _wake(self, now: Instant) -> None:
         """Notice that this node stood still: then nobody else is to blame for what it missed."""
         gap = now - self._due
-        if gap <= max(2.0, 2 * self._timings.probe_interval):
+        still = max(2.0, 2 * self._timings.probe_interval)
+        if gap <= still:
             return
+        self._due = now
+        if now - self._resumed_at <= still:
+            # What has just been found out is not found out again for each thing that lay in wait: every time would open
+            # more streams, which lie in wait in their turn.
+            return
+        self._resumed_at = now
         self._probe = None
         self._relays.clear()
         for name in self._suspects:
@@ -418,7 +427,6 @@ class Node:
         for reclaim in self._reclaims.values():
             reclaim.deadline = Instant(reclaim.deadline + gap)
         self._next_probe = Instant(now + self._timings.probe_interval)
-        self._due = now
         self._notify(events.Resumed(Seconds(gap)))
         # Others may have declared this node dead. Those it knew as alive will say so at once.
         for record in self._pick(2, lambda record: record.state not in GONE):

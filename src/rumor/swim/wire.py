@@ -12,6 +12,8 @@ from rumor.swim.sealing import OVERHEAD, Keyring, open_sealed, seal
 
 SEALED_LIMIT = 16 * 1024 * 1024
 _SEALED_HEAD = 5
+_COMPRESSED_LIMIT_BYTES = 128 * 1024
+"""A longer message goes as it is: to compress it would hold up everything else for longer than it saves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +64,7 @@ class Wire:
 
     def wrap_stream(self, message: bytes, nonce: bytes, *, is_dialling: bool) -> bytes:
         """Wrap the one message that goes one way on a stream; only who dials says the label."""
-        if self.compresses:
+        if self.compresses and len(message) <= _COMPRESSED_LIMIT_BYTES:
             message = encode_compressed(message)
         if self.keyring is not None:
             head = bytes((ENCRYPT,)) + (len(message) + OVERHEAD).to_bytes(4, "big")

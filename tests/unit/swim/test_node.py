@@ -492,3 +492,23 @@ def test_a_timer_that_is_up_to_two_seconds_late_is_no_stall(late: float, resumed
     stage.now = Instant(due + late)
     stage.node.handle_timer(stage.now)
     assert bool(stage.told(events.Resumed)) is resumed
+
+
+def test_a_stall_is_found_out_once_however_much_has_lain_in_wait() -> None:
+    # What has lain in wait comes before the timer does. Each stream that is opened then may fail at once; were that
+    # another stall, two would become four, and so on.
+    stage = Stage(("web", WEB), ("db", DB))
+    due = stage.node.next_timer()
+    assert due is not None
+    stage.now = Instant(due + 90)
+    found, opened = 0, [-1]
+    for _ in range(6):
+        waiting, opened = opened, []
+        for stream in waiting:
+            stage.now = Instant(stage.now + 0.05)
+            stage.node.close_stream(stream, stage.now, error="refused")
+            outputs = stage.take()
+            opened += [output.stream_id for output in outputs if isinstance(output, OpenStream)]
+            found += sum(isinstance(one, Notify) and isinstance(one.event, events.Resumed) for one in outputs)
+    assert found == 1
+    assert opened == []
