@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -235,7 +235,7 @@ class Applier:
                     how = "runtime"
                 if observed.revision != revision.id and not todo.precedes_reload:
                     await self._set_revision(revision.id)
-                    observed = await self.observe()
+                    observed = replace(observed, revision=revision.id)
                 if not todo.steps:
                     is_converged = todo.wake_in is None and not self._unwritten
                     return ApplyReport(how, tuple(done), "", is_converged, todo.wake_in, observed, self._unwritten)
@@ -356,21 +356,17 @@ class Applier:
             raise Refused(f"HAProxy would not keep the revision's id: {reply[:200]!a}")
 
     async def _carry_out(self, steps: Iterable[Step]) -> list[str]:
-        """Carry out steps, probes last; return what was done, in words."""
+        """Carry out steps; return what was done, in words.
+
+        Servers are probed side by side while HAProxy does what needs no probe. What follows a good answer follows at
+        once after that, together with what else is due by then.
+        """
         now, probes = list[Step](), list[ProbeServer]()
         for step in steps:
             if isinstance(step, ProbeServer):
                 probes.append(step)
             else:
                 now.append(step)
-        done = await self._carry_out_now(now)
-        if probes:
-            done += await self._carry_out_probes(probes)
-        return done
-
-    async def _carry_out_probes(self, probes: Sequence[ProbeServer]) -> list[str]:
-        """Probe side by side, and let what follows a good answer follow at once, together with what else is due."""
-        done: list[str] = []
         well: list[Step] = []
         wake = asyncio.Event()
         gate = asyncio.Semaphore(_PROBES_AT_ONCE)
@@ -387,10 +383,11 @@ class Applier:
 
         tasks = [asyncio.create_task(probe(step), name=f"probe {describe(step)}") for step in probes]
         try:
+            done = await self._carry_out_now(now)
             while not all(task.done() for task in tasks) or well:
                 await wake.wait()
                 wake.clear()
-                due = well.copy()
+                due = [step for step in well if step.key not in self._memory.refused]
                 well.clear()
                 done += await self._carry_out_now(due)
             for task in tasks:

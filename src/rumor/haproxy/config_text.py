@@ -31,6 +31,7 @@ SECTION = re.compile(
 )
 # A word ends at a blank that no quote and no backslash protects; an unprotected # ends the statement.
 _WORD = re.compile(r"""(?:[^\s'"\\#]|\\.|'[^']*'|"(?:[^"\\]|\\.)*")+""")
+_HAS_MEANING = re.compile(r"['\"\\#]")
 # Quotes, escapes, variables and `;` mean other things on HAProxy's command line than in its file.
 _NOT_AT_RUN_TIME = re.compile(r"[;'\"\\$]")
 _DEFAULT_WEIGHT = 1
@@ -85,12 +86,12 @@ def read_config(text: str) -> ConfigText:
     inherited = ""
     for number, line in enumerate(text.splitlines(), start=1):
         words = words_of(line)
-        heading = SECTION.fullmatch(line)
+        heading = SECTION.fullmatch(line) if words and words[0] != "server" else None
         if heading is not None:
             section = heading[2] or "" if heading[1] in ("backend", "listen") else ""
             inherited = "" if heading[1] == "defaults" else inherited
             defaults[section] = inherited
-        server = read_server(line, section) if section and words[:1] == ["server"] else None
+        server = _read_server(words, section) if section and words[:1] == ["server"] else None
         if server is not None:
             if server.key in servers:
                 raise Refused(f"haproxy.cfg line {number}: server {server.name} stands twice in backend {section}")
@@ -115,6 +116,8 @@ def read_config(text: str) -> ConfigText:
 
 def words_of(line: str) -> list[str]:
     """Return a statement's words as they are written, quotes and all; none for a blank line or a comment."""
+    if _HAS_MEANING.search(line) is None:
+        return line.split()
     words: list[str] = []
     at = 0
     while True:
@@ -131,8 +134,11 @@ def words_of(line: str) -> list[str]:
 
 def read_server(line: str, section: str) -> ServerLine | None:
     """Parse a server line that can be steered; None for any other."""
-    words = words_of(line)
-    if len(words) < 3 or words[0] != "server" or any(_NOT_AT_RUN_TIME.search(word) for word in words):
+    return _read_server(words_of(line), section)
+
+
+def _read_server(words: list[str], section: str) -> ServerLine | None:
+    if len(words) < 3 or words[0] != "server" or _NOT_AT_RUN_TIME.search(" ".join(words)):
         return None
     weight, is_disabled, keywords = "", False, list[str]()
     rest = iter(words[3:])

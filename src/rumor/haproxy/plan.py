@@ -185,6 +185,8 @@ def plan(
         server, entry = wanted.get(key), present.get(key)
         if server is not None and entry is None:
             draft.then(_add(server), look_again_in=Seconds(0.0))
+            if server.rotation is Rotation.READY:
+                draft.then(ProbeServer(key, server.line.address, ReadyServer(key)))
         elif entry is not None and server is None:
             _remove(entry, key, _deadline(key, memory, drains, now), now, draft)
         elif entry is not None and server is not None:

@@ -7,6 +7,7 @@ import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from rumor.errors import PeerError, Refused
 from rumor.model import Rotation, ServerObservation
@@ -120,7 +121,7 @@ def parse_servers(state: str, stat: str, old_stats: Iterable[str] = ()) -> tuple
         key = row["be_name"], row["srv_name"]
         try:
             service, server = parse_service_name(key[0]), parse_member_name(key[1])
-            address = HostPort.of(parse_ip(row["srv_addr"]), parse_port(row["srv_port"]))
+            address = _address(row["srv_addr"], row["srv_port"])
         except PeerError:
             continue
         admin, numbers = _number(row["srv_admin_state"]), statistics.get(key, {})
@@ -190,6 +191,12 @@ _DRAINED_ROW = {
     "srv_check_status": "1", "srv_check_result": "0", "srv_check_health": "1", "srv_check_state": "6",
     "srv_f_forced_id": "0",
 }  # fmt: skip
+
+
+@lru_cache(maxsize=16_384)
+def _address(host: str, port: str) -> HostPort:
+    # Thousands of servers are read again each second, at the addresses they had.
+    return HostPort.of(parse_ip(host), parse_port(port))
 
 
 def _is_up(rotation: Rotation, check: str, status: str) -> bool | None:

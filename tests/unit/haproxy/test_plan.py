@@ -27,6 +27,8 @@ KEY = WEB, ONE
 HERE, THERE = HostPort("10.0.0.1", 80), HostPort("10.0.0.2", 80)
 READY, DRAIN, MAINT = Rotation.READY, Rotation.DRAIN, Rotation.MAINT
 BASE = "global\nbackend web\n"
+ADD_TWO = AddServer((WEB, TWO), THERE, 100, "check")
+PROBE_TWO = ProbeServer((WEB, TWO), THERE, ReadyServer((WEB, TWO)))
 
 
 def server(name: MemberName = ONE, address: HostPort = HERE, weight: int = 100, rotation: Rotation = READY) -> Server:
@@ -72,13 +74,13 @@ def test_a_new_server_is_added_before_an_old_one_is_drained() -> None:
     found = planned(
         revision(server(TWO, THERE), server(MemberName("three"), HostPort("10.0.0.3", 80))), running(), three
     )
-    assert found.steps == (AddServer((WEB, TWO), THERE, 100, "check"), DrainServer(KEY))
+    assert found.steps == (ADD_TWO, DrainServer(KEY), PROBE_TWO)
 
 
 def test_the_last_one_stays_until_its_successor_is_well_but_not_for_ever() -> None:
     memory, wanted = Memory(), revision(server(TWO, THERE))
     added = planned(wanted, running(), memory=memory)
-    assert added.steps == (AddServer((WEB, TWO), THERE, 100, "check"),)
+    assert added.steps == (ADD_TWO, PROBE_TWO)
     unproved = running(TWO, THERE, DRAIN, is_up=None, status="DRAIN")
     waits = planned(wanted, running(), unproved, memory=memory, now=101.0)
     assert waits.steps == (ProbeServer((WEB, TWO), THERE, ReadyServer((WEB, TWO))),)
@@ -108,7 +110,7 @@ def test_before_a_reload_that_would_leave_nobody_the_new_ones_are_brought_in() -
     memory = Memory()
     old, new = revision(server()), revision(server(TWO, THERE), base=BASE.replace("web", "web\n    balance first"))
     first = planned(new, running(), before=old, memory=memory)
-    assert (first.steps, first.precedes_reload) == ((AddServer((WEB, TWO), THERE, 100, "check"),), True)
+    assert (first.steps, first.precedes_reload) == ((ADD_TWO, PROBE_TWO), True)
     unproved = running(TWO, THERE, DRAIN, is_up=None, status="DRAIN")
     second = planned(new, running(), unproved, before=old, memory=memory)
     assert second.steps == (ProbeServer((WEB, TWO), THERE, ReadyServer((WEB, TWO))),)
