@@ -209,3 +209,16 @@ class ServerObservation:
     sessions_total: int = 0
     connect_errors: int = 0
     response_errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """HAProxy's check of a server came out otherwise than the one before it; it says so the moment it knows."""
+
+    service: ServiceName
+    server: MemberName
+    passed: bool
+    is_up: bool
+    """What HAProxy holds of the server after it: one failed check is not yet its fall."""
+    reason: str
+    """HAProxy's own words, printable ASCII: `Layer4 connection problem, info: "Connection refused"`."""

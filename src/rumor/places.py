@@ -54,6 +54,11 @@ class Places:
         return self.directory / "pin.json"
 
     @property
+    def owed_reloads(self) -> Path:
+        """The templates whose file has been replaced, and whose reload has not succeeded yet."""
+        return self.directory / "owed_reloads"
+
+    @property
     def master_socket(self) -> Path:
         return self.run_directory / "master.sock"
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from random import Random
 
 from rumor.errors import PeerError
+from rumor.haproxy.log_lines import parse_log_line
 from rumor.model import Instant
 from rumor.names import HostPort
 from rumor.serf import codec as serf_codec
@@ -75,6 +76,11 @@ def remembered(data: bytes) -> None:
     parse_snapshot(data.decode("utf-8", "surrogateescape"))
 
 
+def log_line(data: bytes) -> None:
+    result = parse_log_line(data)
+    assert result is None or result.reason.isascii()
+
+
 def member(data: bytes) -> None:
     """Tell one member all of it, as packet and as stream, and let its timers run."""
     serf = Serf(SerfSettings(NodeSettings("me", ME, LOCAL), {}), random=Random(1), now=Instant(0.0))
@@ -89,5 +95,6 @@ def member(data: bytes) -> None:
 
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
-    target.__name__: target for target in (packet, stream, decompression, serf_message, command, remembered, member)
+    target.__name__: target
+    for target in (packet, stream, decompression, serf_message, command, remembered, log_line, member)
 }

@@ -15,9 +15,10 @@ import pytest
 from rumor.errors import Bug, ConfigError, Unreachable
 from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Observed
 from rumor.haproxy.lines import commands
+from rumor.haproxy.log_socket import listen_to_log
 from rumor.haproxy.plan import ReadyServer
 from rumor.haproxy.runtime import CommandSocket
-from rumor.model import Cause, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
+from rumor.model import Cause, CheckResult, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
 from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
@@ -115,10 +116,10 @@ class Load:
 
     async def ask_anew(self) -> None:
         while not self.is_over:
-            await self._note(self._ask_once())
+            await self._note(self.ask_once())
             await asyncio.sleep(0.004)
 
-    async def _ask_once(self) -> bytes:
+    async def ask_once(self) -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             return await self._exchange(reader, writer)
@@ -911,6 +912,42 @@ async def test_a_haproxy_of_unknown_origin_is_reloaded(stage: Stage) -> None:
 
 
 # --- the socket
+
+
+async def test_a_failed_check_is_heard_before_the_server_falls_by_it(stage: Stage) -> None:
+    heard: list[CheckResult] = []
+    async with serving(1) as (app,), listen_to_log(stage.directory / "log.sock", heard.append):
+        revision = stage.revision(server(1, app))
+        await stage.start(revision)
+        await stage.reach(revision)
+        await until(lambda: _heard(heard, "Layer7 check passed, code: 200"), "the first check is heard")
+        app.is_well = False
+        await until(lambda: _heard(heard, 'Layer7 wrong status, code: 500, info: "Unwell"'), "it fails")
+        first = next(result for result in heard if not result.passed)
+        assert (first.service, first.server, first.is_up) == (WEB, MemberName("web-1"), True)
+        app.is_well = True
+        await until(lambda: _heard(heard[heard.index(first) :], "Layer7 check passed, code: 200"), "it is back")
+
+
+async def test_a_refused_request_is_heard_at_once(stage: Stage) -> None:
+    heard: list[CheckResult] = []
+    async with serving(1) as (well,), listen_to_log(stage.directory / "log.sock", heard.append):
+        async with serving(1) as (lost,):
+            # No check of HAProxy's own comes in the time of this test: what it meets in a request is what tells it.
+            checks = CheckRule("/health", Seconds(60.0), Seconds(0.3), 1, 1)
+            revision = stage.revision(server(1, well), server(2, lost), check=checks)
+            await stage.start(revision)
+            await stage.reach(revision)
+        load = Load(stage.port)
+        for _ in range(4):
+            assert (await load.ask_once()).startswith(b"HTTP/1.1 200"), "it went to the other one"
+        await until(lambda: _heard(heard, "L4 unsuccessful connection"), "the refusal is heard")
+        fallen = next(result for result in heard if not result.passed)
+        assert (fallen.server, fallen.is_up) == (MemberName("web-2"), False)
+
+
+async def _heard(results: list[CheckResult], words: str) -> bool:
+    return any(words in result.reason for result in results)
 
 
 async def test_a_command_that_would_start_another_never_leaves(stage: Stage) -> None:

@@ -77,7 +77,9 @@ async def keeping(directory: Path, sections: str, *members: Member, parts: tuple
     async def keep(record: Record) -> None:
         world.records.append(record)
 
-    world.templates = Templates(lambda: world.config, parts, picture=lambda: world.seen, journal=keep)
+    world.templates = Templates(
+        lambda: world.config, parts, picture=lambda: world.seen, journal=keep, owed=directory / "owed"
+    )
     if members:
         world.see(*members)
     task = asyncio.create_task(world.templates.run())
@@ -178,6 +180,19 @@ async def test_a_reload_that_failed_is_tried_again(tmp_path: Path) -> None:
         assert world.templates is not None
         world.templates.wake()
         await world.until(lambda: world.templates is not None and world.templates.states[0].error == "", "it did not")
+
+
+async def test_a_reload_that_a_killed_agent_owed_is_done_by_the_next_and_only_once(tmp_path: Path) -> None:
+    (tmp_path / "x.j2").write_text("text")
+    command = f"sh -c 'test -e {tmp_path}/ready && echo >> {tmp_path}/done'"
+    section = f'[template.x]\nsource = "x.j2"\ndestination = "x"\nreload = "{command}"\n'
+    async with keeping(tmp_path, section, web("n1", 1)) as world:
+        await world.until(lambda: "template_refused" in world.kinds, "the reload failed")
+    (tmp_path / "ready").touch()
+    for _ in range(2):
+        async with keeping(tmp_path, section, web("n1", 1)) as world:
+            await world.until(lambda: world.templates is not None and bool(world.templates.states), "it has looked")
+        assert (tmp_path / "done").read_text() == "\n"
 
 
 async def test_tags_are_free_text_and_the_filters_hold_them(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from rumor.agent.operator_words import OperatorWords, ServerName, find_servers
 from rumor.agent.peers import peers_of
 from rumor.agent.pin import Pinned
 from rumor.agent.revisions import Revisions, Surroundings
+from rumor.agent.sensing import Sensing
 from rumor.errors import Refused, RumorError, Unreachable
 from rumor.haproxy.apply import Applier, ApplyReport, Observed
 from rumor.haproxy.certificates import Certificates
@@ -24,6 +25,7 @@ from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import (
     Cause,
+    CheckResult,
     Instant,
     Member,
     Outcome,
@@ -37,7 +39,7 @@ from rumor.model import (
 )
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.pool.damping import Standings, damp, watch
-from rumor.pool.sensor import Sighting, sightings
+from rumor.pool.sensor import Sighting
 from rumor.pool.table import Blindness, PoolSettings, build_table, changes, drained, explain
 from rumor.render.settings import RenderSettings
 from rumor.sources.base import Snapshot
@@ -128,6 +130,8 @@ class Balancing:
         self._table = Table()
         self._standings: Standings = {}
         self._debounce = Debounce()
+        self._sensing = Sensing()
+        self._sensing.on_heard = self.wake
         self._retry_at = 0.0
         self._refused_certificates: tuple[tuple[str, str], ...] = ()
         self._applied: Revision | None = None
@@ -200,6 +204,10 @@ class Balancing:
     def wake(self) -> None:
         """Look again soon: the members changed."""
         self._changed.set()
+
+    def hear(self, result: CheckResult) -> None:
+        """Take what HAProxy logged of a check."""
+        self._sensing.take(result)
 
     async def reconfigure(self, settings: BalancingSettings, cause: Cause) -> str:
         """Take new settings if a revision rendered by them passes its check; say what came of it.
@@ -322,7 +330,7 @@ class Balancing:
         self._observed = await self._applier.observe()
         observations = () if self._observed is None else self._observed.servers
         await self._note_processes(self._observed)
-        await self._heed(sightings(before, observations))
+        await self._heed(self._sensing.look(self._table, before, observations))
         snapshot = self._picture()
         now = Instant(time.monotonic())
         if not snapshot.is_blind:

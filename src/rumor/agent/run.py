@@ -173,7 +173,7 @@ class Agent:
                 background.append(tasks.create_task(self._discover(membership), name="discovery"))
             if self._plays_balancer:
                 self._balancing = self._make_balancing(membership)
-                background.append(tasks.create_task(self._balancing.run(), name="balancing"))
+                background.append(tasks.create_task(self._balance(self._balancing), name="balancing"))
             self._start_templates = lambda: self._begin_templates(membership, tasks, background)
             self._start_templates()
             asyncio.get_running_loop().add_signal_handler(
@@ -219,8 +219,20 @@ class Agent:
             snapshot = membership.picture()
             return None if snapshot.is_blind else picture(self._config, self._name, snapshot.members)
 
-        self._templates = Templates(lambda: self._config, self._parts, picture=see, journal=self._journal.append)
+        self._templates = Templates(
+            lambda: self._config,
+            self._parts,
+            picture=see,
+            journal=self._journal.append,
+            owed=self._place.owed_reloads,
+        )
         background.append(tasks.create_task(self._templates.run(), name="templates"))
+
+    async def _balance(self, balancing: "Balancing") -> None:
+        from rumor.haproxy.log_socket import listen_to_log
+
+        async with listen_to_log(self._place.run_directory / "log.sock", balancing.hear):
+            await balancing.run()
 
     async def _discover(self, membership: Membership) -> None:
         # Zeroconf weighs on a node, so only one that was told to discover loads it.

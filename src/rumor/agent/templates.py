@@ -52,6 +52,7 @@ class Templates:
         *,
         picture: Callable[[], Picture | None],
         journal: Callable[[Record], Awaitable[None]],
+        owed: Path,
     ) -> None:
         """Prepare.
 
@@ -60,6 +61,7 @@ class Templates:
             parts: what this node plays.
             picture: what its templates see; None as long as it has not met anybody.
             journal: keeps a record.
+            owed: the file in which reloads that have yet to succeed outlive this agent.
         """
         self._config = config
         self._parts = parts
@@ -68,8 +70,9 @@ class Templates:
         self._changed = asyncio.Event()
         self._debounce = Debounce()
         self._states: dict[str, TemplateState] = {}
-        self._unloaded: set[str] = set()
-        """Templates whose file is in its place, and whose reload has failed."""
+        self._owed_file = owed
+        self._owed = set((_read_if_there(owed) or "").split())
+        """Templates whose file is in its place, or about to be, and whose reload has not succeeded yet."""
 
     @property
     def states(self) -> tuple[TemplateState, ...]:
@@ -104,7 +107,7 @@ class Templates:
         old = self._states.get(template.name, TemplateState(template.name, template.destination))
         try:
             is_new = await self._write(template, picture)
-            if is_new or template.name in self._unloaded:
+            if template.name in self._owed:
                 await self._reload(template)
         except (RumorError, OSError) as error:
             words = str(error)
@@ -132,11 +135,18 @@ class Templates:
             return False
         if template.check:
             await self._check(template, text)
+        # Noted first: whoever dies between the two reloads once too often, and not once too seldom.
+        await self._owe(self._owed | {template.name})
         await asyncio.to_thread(
             write_atomically, template.destination, text, mode=template.mode, survives_power_cut=True
         )
-        self._unloaded.add(template.name)
         return True
+
+    async def _owe(self, names: set[str]) -> None:
+        await asyncio.to_thread(
+            write_atomically, self._owed_file, "".join(f"{name}\n" for name in sorted(names)), survives_power_cut=True
+        )
+        self._owed = names
 
     async def _check(self, template: TemplateConfig, text: str) -> None:
         # Beside the destination, where what the text names relatively is found, too.
@@ -153,7 +163,7 @@ class Templates:
         words = await _run(template.reload, template.destination, _RELOAD_DEADLINE) if template.reload else ""
         if words:
             raise Refused(words)
-        self._unloaded.discard(template.name)
+        await self._owe(self._owed - {template.name})
 
     async def _record(self, kind: str, template: TemplateConfig, text: str, cause: str) -> None:
         await self._journal(Record(WallTime(time.time()), kind, template.name, text, cause))
