@@ -877,7 +877,7 @@ async def test_an_applier_killed_between_any_two_lines_is_succeeded(stage: Stage
                 }  # fmt: skip
                 assert {it.rotation for it in observed.servers} == {Rotation.READY}
                 await stage.reach(start)
-        assert deaths > 8
+        assert deaths > 5, "it died between most of the lines it says"
         assert traffic.failures == []
         assert pids(await stage.look()) == before
 
