@@ -24,7 +24,7 @@ DRAIN = Seconds(2.0)
 
 def rules(directory: Path, port: int) -> RenderSettings:
     backend = BackendSettings(
-        WEB, (Route(),), CheckRule("/health", Seconds(0.3), Seconds(0.3), 1, 2), "roundrobin",
+        WEB, (Route(),), CheckRule("/health", Seconds(0.3), Seconds(3.0), 1, 2), "roundrobin",
         drain=DRAIN, retries=3, repeat_post=False, sticky_key="",
     )  # fmt: skip
     return RenderSettings(
