@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from rumor.checks.loop import run_check
+from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.haproxy.apply import Applier, ApplierSettings
 from rumor.journal import Journal
 from rumor.model import Cause, Outcome, Revision, Rotation, Seconds, Server, Service, Table
@@ -54,14 +56,7 @@ def applier(directory: Path, journal: Journal) -> Applier:
         return None if stored is None else stored.text
 
     async def probe(service: ServiceName, address: HostPort) -> bool:
-        try:
-            async with asyncio.timeout(0.2):
-                _, writer = await asyncio.open_connection(address.host, address.port)
-        except (OSError, TimeoutError):
-            return False
-        writer.close()
-        await writer.wait_closed()
-        return True
+        return (await run_check(CheckSettings(CheckKind.TCP, timeout=Seconds(0.2)), address)).ok
 
     return Applier(
         ApplierSettings(directory / "haproxy.cfg", directory, {WEB: DRAIN}),

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from rumor.checks.loop import run_check
+from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.errors import Bug, ConfigError, Unreachable
 from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Observed
 from rumor.haproxy.lines import commands
@@ -78,15 +80,7 @@ async def serving(count: int = 1, *, host: str = "127.0.0.1") -> AsyncIterator[l
 
 
 async def probe_health(service: ServiceName, address: HostPort) -> bool:
-    try:
-        async with asyncio.timeout(0.3):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
-            writer.write(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-            line = await reader.readline()
-            writer.close()
-            return b" 200 " in line
-    except (OSError, TimeoutError):
-        return False
+    return (await run_check(CheckSettings(CheckKind.HTTP, "/health", timeout=Seconds(0.3)), address)).ok
 
 
 async def never_well(service: ServiceName, address: HostPort) -> bool:
