@@ -40,6 +40,7 @@ from bench.churn_load import Kinds
 
 from rumor.agent.balancer_settings import balancing_settings
 from rumor.agent.balancing import Balancing
+from rumor.agent.drain import Holding, Question
 from rumor.agent.operator_words import OperatorWords
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
@@ -139,7 +140,6 @@ class Rumor:
     def __init__(self, haproxy: Haproxy) -> None:
         self._haproxy = haproxy
         self._members: tuple[Member, ...] = ()
-        self._drained: set[str] = set()
         self._routes = '{ path = "/" }'
         self._loop: asyncio.Task[None] | None = None
         self._journal: Journal | None = None
@@ -172,7 +172,7 @@ class Rumor:
         revisions = Revisions(self._journal, check=self._check, pin=Pin(directory / "pin.json"), good_text=first.text)
         self._balancing = Balancing(
             settings, applier=applier, journal=self._journal, picture=lambda: Snapshot("bench", self._members),
-            tell_drained=lambda name, _: self._drained.add(name), probe_member=lambda _: None,
+            probe_member=lambda _: None,
             words=OperatorWords(directory / "operator.json"), revisions=revisions, certificates=certificates,
             node=MemberName("bench"),
         )  # fmt: skip
@@ -201,11 +201,18 @@ class Rumor:
 
     async def let_go(self, node: Node, nodes: list[Node]) -> None:
         node.state = "draining"
-        self._drained.discard(node.name)
         await self.changed(nodes)
         with contextlib.suppress(TimeoutError):
-            await until(lambda: node.name in self._drained, "it is drained", DRAIN)
+            async with asyncio.timeout(DRAIN):
+                while not (await self._ask_held(node)).is_nothing:
+                    pass
         node.state = "ready"
+
+    async def _ask_held(self, node: Node) -> Holding:
+        """Ask as a draining node asks."""
+        answer: asyncio.Future[Holding] = asyncio.get_running_loop().create_future()
+        self.balancing.hear_drain(Question(MemberName(node.name), (WEB,)), lambda said: answer.set_result(said[0]))
+        return await answer
 
     async def hold(self, node: Node, nodes: list[Node], *, drains: bool) -> None:
         await self.balancing.operate("drain" if drains else "ready", node.name)

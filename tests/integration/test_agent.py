@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +140,78 @@ def test_sigterm_drains_leaves_and_ends_with_0(cluster: Cluster) -> None:
     kinds = [record["kind"] for record in cluster.ask("/v1/journal?limit=100")["records"]]
     assert {"server_ready", "server_drain", "server_removed", "member_left"} <= set(kinds)
     # The balancer said that no session was left, long before the drain time was over.
+    assert "drained services=web" in cluster.logs()
     assert "drain_deadline" not in cluster.logs()
+
+
+class SlowApp(BaseHTTPRequestHandler):
+    """Answers at once, but `/slow` only when it is let go."""
+
+    let_go = threading.Event()
+
+    def do_GET(self) -> None:
+        if self.path == "/slow":
+            self.let_go.wait(60)
+        self.send_response(200)
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"ok")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def slow_app(cluster: Cluster) -> Iterator[threading.Event]:
+    SlowApp.let_go.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", cluster.app), SlowApp)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield SlowApp.let_go
+    SlowApp.let_go.set()
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("drain", ["30s", "1s"])
+def test_a_node_leaves_when_the_balancer_holds_no_session_or_its_time_is_over(
+    cluster: Cluster, slow_app: threading.Event, drain: str
+) -> None:
+    cluster.agent("balancer", "balancer", "--set", f"service.web.drain={drain}")
+    cluster.start_haproxy()
+    web = cluster.agent("web", "web-1", "--set", f"service.web.drain={drain}")
+    wait_for(lambda: cluster.server_states() == {"web-1": "ready"}, "web-1 is ready")
+    answers: list[bytes] = []
+
+    def ask(path: str) -> bool:
+        url = f"http://127.0.0.1:{cluster.http}{path}"
+        with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=30) as answer:
+            answers.append(answer.read())
+            return True
+        return False
+
+    wait_for(lambda: ask("/"), "HAProxy serves")
+    client = threading.Thread(target=ask, args=("/slow",), daemon=True)
+    client.start()
+    wait_for(lambda: _sessions(cluster) == 1, "the request runs")
+    web.send_signal(signal.SIGTERM)
+    if drain == "1s":
+        assert web.wait(20) == 0
+        wait_for(lambda: "balancer holds 1 session of web" in cluster.logs(), "it says whom it did not wait for")
+        return
+    wait_for(lambda: cluster.server_states() == {"web-1": "drain"}, "web-1 is drained")
+    assert web.poll() is None
+    slow_app.set()
+    assert web.wait(20) == 0
+    client.join(10)
+    assert answers == [b"ok", b"ok"]
+    assert "drained services=web" in cluster.logs()
+    assert "drain_deadline" not in cluster.logs()
+
+
+def _sessions(cluster: Cluster) -> int:
+    table = cluster.ask("/v1/table")
+    servers = [server for service in table["services"] for server in service["servers"]]
+    return sum(int((server["haproxy"] or {}).get("sessions", 0)) for server in servers)
 
 
 def test_an_app_that_stops_answering_is_drained_and_comes_back(cluster: Cluster) -> None:

@@ -135,7 +135,6 @@ def make_balancing(
         applier=applier,
         journal=journal,
         picture=membership.picture,
-        tell_drained=membership.tell_drained,
         probe_member=membership.probe_soon,
         words=OperatorWords(place.operator_words),
         revisions=revisions,

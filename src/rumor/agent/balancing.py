@@ -1,7 +1,7 @@
 """The balancer's loop: members in, a running HAProxy brought to what they say out.
 
 One task owns the table, the wanted revision and the applier. Each cycle looks (HAProxy, gossip), decides in one
-synchronous stretch (table, revision) and acts (check, apply, journal, acknowledge drains). It is woken by a change of
+synchronous stretch (table, revision) and acts (check, apply, journal, answer draining nodes). It is woken by a change of
 the members and, at the latest, each second, so that what runs is read back and repaired even when nothing happens.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rumor.agent.debounce import Debounce
-from rumor.agent.drain import Drained, format_drained
+from rumor.agent.drain import ANSWER_AFTER, Holding, Question
 from rumor.agent.operator_words import OperatorWords, ServerName, find_servers
 from rumor.agent.peers import peers_of
 from rumor.agent.pin import Pinned
@@ -40,7 +40,7 @@ from rumor.model import (
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.pool.damping import Standings, damp, watch
 from rumor.pool.sensor import Sighting
-from rumor.pool.table import Blindness, PoolSettings, build_table, changes, drained, explain
+from rumor.pool.table import Blindness, PoolSettings, build_table, changes, closed_doors, explain
 from rumor.render.settings import RenderSettings
 from rumor.sources.base import Snapshot
 
@@ -48,6 +48,7 @@ log = get_logger("balancer")
 
 _RECONCILE_INTERVAL = 1.0
 _DRAIN_POLL = 0.1
+_ASKED_LIMIT = 256
 _FIRST_PICTURE_WAIT = 2.0
 _SHORTEST_PAUSE = 0.02
 _REPORTED_LIMIT = 1024
@@ -86,6 +87,15 @@ class Counters:
     offers_refused: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A draining node's question that waits for its answer."""
+
+    question: Question
+    answer: Callable[[Sequence[Holding]], None]
+    answer_by: float
+
+
 class Balancing:
     """Owns the table and the revision that HAProxy should run."""
 
@@ -96,7 +106,6 @@ class Balancing:
         applier: Applier,
         journal: Journal,
         picture: Callable[[], Snapshot],
-        tell_drained: Callable[[MemberName, bytes], None],
         probe_member: Callable[[MemberName], None],
         words: OperatorWords,
         revisions: Revisions,
@@ -110,7 +119,6 @@ class Balancing:
             applier: the one writer to HAProxy.
             journal: where revisions and state changes are kept with their causes.
             picture: what gossip sees now.
-            tell_drained: sends a balancer's word to a draining member.
             probe_member: lets gossip look at a member before its turn: HAProxy doubts it.
             words: what people have said of servers.
             revisions: makes a revision of a table.
@@ -121,7 +129,7 @@ class Balancing:
         self._applier = applier
         self._journal = journal
         self._picture = picture
-        self._tell_drained = tell_drained
+        self._asked: list[_Asked] = []
         self._probe_member = probe_member
         self._words = words
         self._revisions = revisions
@@ -204,6 +212,12 @@ class Balancing:
     def wake(self) -> None:
         """Look again soon: the members changed."""
         self._changed.set()
+
+    def hear_drain(self, question: Question, answer: Callable[[Sequence[Holding]], None]) -> None:
+        """Take a draining node's question; `answer` is called once nothing of it is held, or soon anyway."""
+        if len(self._asked) < _ASKED_LIMIT:
+            self._asked.append(_Asked(question, answer, time.monotonic() + ANSWER_AFTER))
+            self._changed.set()
 
     def hear(self, result: CheckResult) -> None:
         """Take what HAProxy logged of a check."""
@@ -357,7 +371,7 @@ class Balancing:
             self._processes = report.observed.processes.master_pid, report.observed.processes.worker_pid
         await self._note_report(revision, report)
         await self._load_certificates(report)
-        return min(self._acknowledge(snapshot, report), _RECONCILE_INTERVAL)
+        return min(self._answer_drains(snapshot, report), _RECONCILE_INTERVAL)
 
     async def _note_processes(self, observed: Observed | None) -> None:
         """Journal that somebody else has started HAProxy anew or reloaded it; what came of that is repaired as ever."""
@@ -479,13 +493,23 @@ class Balancing:
             await self._journal.set_outcome(revision.id, Outcome.APPLIED, done, report.how)
             self._applied = revision
 
-    def _acknowledge(self, snapshot: Snapshot, report: ApplyReport) -> float:
-        """Tell draining members whose servers are empty; return when to look again."""
+    def _answer_drains(self, snapshot: Snapshot, report: ApplyReport) -> float:
+        """Answer draining members that hold nothing any more, or have waited long enough; return when to look again."""
         if report.observed is None:
+            # A HAProxy that cannot be asked may hold anything: nothing is said of it.
             return _RECONCILE_INTERVAL
-        for service, member in drained(snapshot.members, report.observed.servers):
-            self._tell_drained(member, format_drained(Drained(service, member)))
-        if _is_draining(self._table, report.observed.servers):
+        closed = frozenset(closed_doors(snapshot.members, report.observed.servers))
+        sessions = {(entry.service, entry.server): entry.sessions for entry in report.observed.servers}
+        now, waiting = time.monotonic(), list[_Asked]()
+        for asked in self._asked:
+            keys = [(service, asked.question.member) for service in asked.question.services]
+            holdings = [Holding(key[0], key in closed, sessions.get(key, 0)) for key in keys]
+            if now >= asked.answer_by or all(holding.is_nothing for holding in holdings):
+                asked.answer(holdings)
+            else:
+                waiting.append(asked)
+        self._asked = waiting
+        if waiting or _is_draining(self._table, report.observed.servers):
             return _DRAIN_POLL
         if report.wake_in is not None:
             return max(_SHORTEST_PAUSE, report.wake_in)

@@ -1,15 +1,16 @@
 """Decide when a node that drains may leave, and what balancers tell it meanwhile.
 
-A draining node waits until every balancer has said, for each of its services, that no session of it is left, and at
-most its drain time. The word travels as a user message of gossip straight to the node; it is repeated until the node
-has left, so a lost packet costs one repetition. Pure: the caller passes `now` and the members.
+A draining node asks every balancer, by a Serf query, how many sessions of its services are still open there, and waits
+until all have said none, at most its drain time. A balancer keeps its answer until it can say none, or for half a
+second; then the node asks again, so a lost packet costs one question. Pure: the caller passes `now` and the members.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from rumor.errors import PeerError
-from rumor.model import Instant, Member, MemberStatus
+from rumor.model import Instant, Member, MemberStatus, Seconds
 from rumor.names import MemberName, ServiceName, parse_member_name, parse_service_name
 
 BALANCER_TAG = "balancer"
@@ -17,37 +18,81 @@ BALANCER_TAG = "balancer"
 RUMOR_TAG = "rumor"
 """The tag that tells rumor agents from plain Serf agents; its value is rumor's version."""
 
-# No message of Serf begins with this byte, so a Serf agent that meets it counts an unknown type and goes on.
-_DRAINED = b"\xe0drained "
-_MESSAGE_LIMIT = 160
+DRAIN_QUERY = "_rumor_drain"
+"""The name of the query; only balancers are asked."""
+ANSWER_AFTER = Seconds(0.5)
+"""How long a balancer may keep an answer that is not yet `none`."""
+QUERY_TIMEOUT = Seconds(2.0)
 _PRESENT = frozenset({MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING})
+_PAYLOAD_LIMIT = 900
+_SESSIONS = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
-class Drained:
-    """A balancer's word that a member's server holds no session any more."""
+class Question:
+    """What a draining node asks: of which of its services are sessions open?"""
+
+    member: MemberName
+    services: tuple[ServiceName, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What one balancer's HAProxy holds of a member's service."""
 
     service: ServiceName
-    member: MemberName
+    is_closed: bool
+    """Whether no new session can begin there, not for sticky clients either."""
+    sessions: int
+
+    @property
+    def is_nothing(self) -> bool:
+        return self.is_closed and self.sessions == 0
 
 
-def format_drained(word: Drained) -> bytes:
-    return _DRAINED + f"{word.service} {word.member}".encode("ascii")
+def format_question(question: Question) -> bytes:
+    return f"{question.member} {','.join(question.services)}".encode("ascii")
 
 
-def parse_drained(payload: bytes) -> Drained:
-    """Parse a balancer's word.
+def parse_question(payload: bytes) -> Question:
+    """Parse what a draining node asks.
 
     Raises:
-        PeerError: another kind of message, too long, or names that do not parse.
+        PeerError: too long, or names that do not parse.
     """
-    if not payload.startswith(_DRAINED) or len(payload) > _MESSAGE_LIMIT:
-        raise PeerError("a user message of unknown kind")
+    member, _, services = _text(payload).partition(" ")
+    return Question(parse_member_name(member), tuple(parse_service_name(name) for name in services.split(",")))
+
+
+def format_answer(holdings: Iterable[Holding]) -> bytes:
+    return ",".join(f"{it.service}={'closed' if it.is_closed else 'open'}:{it.sessions}" for it in holdings).encode(
+        "ascii"
+    )
+
+
+def parse_answer(payload: bytes) -> tuple[Holding, ...]:
+    """Parse a balancer's answer.
+
+    Raises:
+        PeerError: too long, or not of the form `web=closed:0,api=open:3`.
+    """
+    found = []
+    for entry in _text(payload).split(","):
+        service, _, rest = entry.partition("=")
+        door, _, sessions = rest.partition(":")
+        if door not in ("open", "closed") or not _SESSIONS.fullmatch(sessions):
+            raise PeerError("a balancer's answer of unknown form")
+        found.append(Holding(parse_service_name(service), door == "closed", int(sessions)))
+    return tuple(found)
+
+
+def _text(payload: bytes) -> str:
+    if len(payload) > _PAYLOAD_LIMIT:
+        raise PeerError("a word about a drain that is too long")
     try:
-        service, member = payload.removeprefix(_DRAINED).decode("ascii").split(" ")
-    except ValueError as error:
-        raise PeerError("a word about a drain that names no service and member") from error
-    return Drained(parse_service_name(service), parse_member_name(member))
+        return payload.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise PeerError("a word about a drain that is not ASCII") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +104,8 @@ class Drain:
     awaited: frozenset[tuple[MemberName, ServiceName]]
     others: frozenset[MemberName]
     has_balancers: bool
+    sessions: Mapping[tuple[MemberName, ServiceName], int] = field(default_factory=dict)
+    """What balancers have last said."""
 
     @classmethod
     def start(
@@ -76,11 +123,26 @@ class Drain:
             has_balancers=bool(balancers),
         )
 
-    def hear(self, balancer: MemberName, word: Drained) -> "Drain":
-        """Take one balancer's word; a word about another member changes nothing."""
-        if word.member != self.member:
-            return self
-        return replace(self, awaited=self.awaited - {(balancer, word.service)})
+    def hear(self, balancer: MemberName, holdings: Iterable[Holding]) -> "Drain":
+        """Take one balancer's answer; what was not asked changes nothing."""
+        said = {(balancer, it.service): it for it in holdings if (balancer, it.service) in self.awaited}
+        empty = {key for key, it in said.items() if it.is_nothing}
+        counts = {key: it.sessions for key, it in said.items()}
+        return replace(self, awaited=self.awaited - empty, sessions={**self.sessions, **counts})
+
+    @property
+    def balancers(self) -> tuple[MemberName, ...]:
+        """Those that have yet to say none."""
+        return tuple(sorted({balancer for balancer, _ in self.awaited}))
+
+    def describe_rest(self) -> str:
+        """Return what is still open, in words; empty if nothing is."""
+        return ", ".join(
+            f"{balancer} has not answered for {service}"
+            if (count := self.sessions.get((balancer, service))) is None
+            else f"{balancer} holds {count} session{'s' if count != 1 else ''} of {service}"
+            for balancer, service in sorted(self.awaited)
+        )
 
     def forget_left(self, members: Iterable[Member]) -> "Drain":
         """Note who has left. A balancer's word is waited for all the same: its HAProxy may well go on without it."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import SystemRandom
 
-from rumor.agent.drain import BALANCER_TAG, Drained, parse_drained
-from rumor.errors import ConfigError, PeerError, Refused
+from rumor.agent.drain import BALANCER_TAG
+from rumor.errors import ConfigError, Refused
 from rumor.joiner import RETRY_INTERVAL, Joiner
 from rumor.log import get_logger
 from rumor.model import Cause, Instant, Member, Seconds, WallTime
@@ -68,7 +68,6 @@ class Membership:
         tags: dict[str, str],
         *,
         on_change: Callable[[Cause], None],
-        on_drained: Callable[[MemberName, Drained], None],
         on_event: Callable[[events.Event], None] = lambda event: None,
         on_given_up: Callable[[], None] = lambda: None,
     ) -> None:
@@ -78,7 +77,6 @@ class Membership:
             settings: name, addresses, timings, whom to join.
             tags: what the member says of itself from its first packet on.
             on_change: called after each event that may change the picture, with what happened.
-            on_drained: called with a balancer's name and its word about a drain.
             on_event: called with every event of Serf and the core, after this class has taken it.
             on_given_up: called when nobody has answered to as many tries as the settings allow.
 
@@ -90,7 +88,6 @@ class Membership:
         self._operator_tags: dict[str, str] = {}
         self._hidden_tags: set[str] = set()
         self._on_change = on_change
-        self._on_drained = on_drained
         self._on_event = on_event
         self._has_synced = False
         self._has_left = asyncio.Event()
@@ -193,10 +190,6 @@ class Membership:
         balancers = [member.name for member in self.members() if BALANCER_TAG in member.tags]
         self.runner.do(lambda serf, now: serf.announce(balancers, now))
 
-    def tell_drained(self, member: MemberName, payload: bytes) -> None:
-        """Send a balancer's word to one member; a lost packet is made good by the next repetition."""
-        self.runner.do(lambda serf, now: serf.send_user(member, payload, now))
-
     async def leave(self, *, deadline: Seconds) -> None:
         """Tell the others that this node leaves on purpose; at most `deadline` seconds."""
         if self._snapshot is not None:
@@ -252,8 +245,6 @@ class Membership:
                 self._tell("name_lost", self._settings.name, f"only {votes} of {answers} members know this node")
             case events.Resumed(gap):
                 self._tell("resumed", self._settings.name, f"this node stood still for {gap:.1f} s")
-            case events.UserMessage(source, payload):
-                self._hear(source, payload)
             case events.LeaveDone():
                 self._has_left.set()
             case KeyringChanged():
@@ -293,17 +284,6 @@ class Membership:
     def _tell(self, kind: str, subject: str, text: str) -> None:
         log.info(kind, member=subject, text=text)
         self._on_change(Cause(kind, text, subject, WallTime(time.time())))
-
-    def _hear(self, source: HostPort | None, payload: bytes) -> None:
-        """Take a balancer's word only from an address that a member gossips from."""
-        sender = next((member for member in self.members() if member.address == source), None)
-        try:
-            word = parse_drained(payload)
-        except PeerError as error:
-            log.debug("user_message_refused", source=str(source), reason=str(error))
-            return
-        if sender is not None:
-            self._on_drained(sender.name, word)
 
 
 def _fact(kind: str) -> str:

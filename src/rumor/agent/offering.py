@@ -5,10 +5,10 @@ Owns the state of this node's services. The checks' outcomes come in, tags go ou
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rumor.agent.drain import Drain, Drained
+from rumor.agent.drain import ANSWER_AFTER, Drain, Holding
 from rumor.checks.loop import AppChecker
 from rumor.checks.outcome import CheckSettings, Outcome
 from rumor.log import get_logger
@@ -101,22 +101,31 @@ class Offering:
         """Return the service tags that say what this node offers now."""
         return dict(format_offer(offer) for offer in self._offers.values())
 
-    def hear(self, balancer: MemberName, word: Drained) -> None:
-        """Take a balancer's word that no session of this node's service is left."""
+    def hear(self, balancer: MemberName, holdings: Iterable[Holding]) -> None:
+        """Take a balancer's answer about the sessions of this node's services."""
         if self._drain is not None:
-            self._drain = self._drain.hear(balancer, word)
+            self._drain = self._drain.hear(balancer, holdings)
             self._drain_changed.set()
 
     def notice_members(self) -> None:
         """Wake a drain that is under way, since the members changed."""
         self._drain_changed.set()
 
-    async def drain(self, members: Callable[[], tuple[Member, ...]], tell_balancers: Callable[[], None]) -> None:
-        """Say draining and wait until the balancers have let go, or the longest drain time is over.
+    async def drain(
+        self,
+        members: Callable[[], tuple[Member, ...]],
+        tell_balancers: Callable[[], None],
+        ask: Callable[[Sequence[MemberName], Sequence[ServiceName]], None],
+    ) -> str:
+        """Say draining and wait until the balancers have let go, or the longest drain time is over; say which.
 
         Args:
             members: everybody, as known at each call.
             tell_balancers: repeats this node's word to them; a lost packet then costs one repetition.
+            ask: asks these balancers how many sessions of these services are open; answers come to `hear`.
+
+        Returns:
+            What was still open when the time was over; empty if nothing was.
         """
         self._is_draining = True
         for service in self._offers:
@@ -124,18 +133,24 @@ class Offering:
         wait = max((entry.drain for entry in self._settings.values()), default=Seconds(0.0))
         deadline = Instant(time.monotonic() + wait)
         self._drain = Drain.start(self._node, self._offers, members(), deadline)
+        ask_at = 0.0
         while not self._drain.is_done(Instant(time.monotonic())):
             self._drain_changed.clear()
+            if self._drain.awaited and time.monotonic() >= ask_at:
+                ask_at = time.monotonic() + ANSWER_AFTER
+                ask(self._drain.balancers, tuple(self._offers))
             try:
                 async with asyncio.timeout(min(_REPEAT_INTERVAL, max(0.0, deadline - time.monotonic()))):
                     await self._drain_changed.wait()
             except TimeoutError:
                 tell_balancers()
             self._drain = self._drain.forget_left(members())
-        if self._drain.awaited:
-            log.warning("drain_deadline", after=f"{wait:g}s", waited_for=_names(self._drain))
+        rest = self._drain.describe_rest()
+        if rest:
+            log.warning("drain_deadline", after=f"{wait:g}s", text=rest)
         else:
             log.info("drained", services=",".join(self._offers))
+        return rest
 
     def _listener(self, service: ServiceName) -> Callable[[AppState, Outcome], None]:
         def listen(state: AppState, outcome: Outcome) -> None:
@@ -150,7 +165,3 @@ class Offering:
             self._offers[service] = replace(offer, state=state)
             log.info("app_state", service=service, state=state.value, was=offer.state.value, reason=reason)
             self._on_change(self._offers[service], reason)
-
-
-def _names(drain: Drain) -> str:
-    return ",".join(sorted({name for name, _ in drain.awaited}))

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING
 from rumor import __version__
 from rumor.agent.addresses import advertised_address, gossip_address
 from rumor.agent.cluster import Cluster
-from rumor.agent.drain import BALANCER_TAG, RUMOR_TAG, Drained
+from rumor.agent.drain import BALANCER_TAG, DRAIN_QUERY, RUMOR_TAG, Question
+from rumor.agent.drain_queries import ask_balancers, hear_question
 from rumor.agent.handlers import Ended, HandlerRunner, parse_handler
 from rumor.agent.keyring_file import read_keyring, write_keyring
 from rumor.agent.membership import Membership, MembershipSettings
@@ -32,9 +33,9 @@ from rumor.errors import ConfigError, RumorError, Unreachable
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import Cause, Offer, Record, Seconds, WallTime
-from rumor.names import MemberName, parse_member_name
+from rumor.names import MemberName, ServiceName, parse_member_name
 from rumor.places import Places, places
-from rumor.serf.events import Change, KeyringChanged, MemberChanged, NameLost
+from rumor.serf.events import Change, KeyringChanged, MemberChanged, NameLost, QueryHeard
 from rumor.serf.rpc_server import RpcServer, RpcSettings
 from rumor.serf.stream import OWN_CHANGES, StreamEvent, kind_of, parse_filters
 from rumor.swim import events
@@ -262,7 +263,9 @@ class Agent:
 
     async def _drain_and_leave(self, membership: Membership) -> None:
         if self._offering.offers():
-            await self._offering.drain(membership.members, membership.tell_balancers)
+            rest = await self._offering.drain(membership.members, membership.tell_balancers, self._ask_balancers)
+            text = f"the drain time is over: {rest}" if rest else "no balancer holds a session of this node any more"
+            self._record("drain_deadline" if rest else "drained", self._name, text)
         self._record("leave", self._name, "this node leaves")
         await membership.leave(deadline=Seconds(self._timings().leave_timeout + _LEAVE_SLACK))
 
@@ -294,7 +297,6 @@ class Agent:
             ),
             self._tags(),
             on_change=self._on_members,
-            on_drained=self._on_drained,
             on_event=self._on_event,
             on_given_up=self._give_up,
         )
@@ -411,6 +413,10 @@ class Agent:
             self._templates.wake()
 
     def _on_event(self, event: events.Event) -> None:
+        if isinstance(event, QueryHeard) and event.name == DRAIN_QUERY:
+            if self._cluster is not None and self._balancing is not None:
+                hear_question(self._cluster, event, self._balancing.hear_drain)
+            return
         if self._cluster is not None:
             self._cluster.notice(event)
         match event:
@@ -449,8 +455,10 @@ class Agent:
         said = ended.output[-500:].decode("utf-8", "replace").strip()
         self._record("handler_failed", self._name, f"{ended.handler.script} for {kind_of(event)}: {how}", said)
 
-    def _on_drained(self, balancer: MemberName, word: Drained) -> None:
-        self._offering.hear(balancer, word)
+    def _ask_balancers(self, balancers: Sequence[MemberName], services: Sequence[ServiceName]) -> None:
+        if self._cluster is not None:
+            question = Question(self._name, tuple(services))
+            ask_balancers(self._cluster, balancers, question, self._offering.hear)
 
     def _record(self, kind: str, subject: str, text: str, cause: str = "") -> None:
         try:

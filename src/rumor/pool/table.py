@@ -260,12 +260,12 @@ def explain(made: Sequence[ServerChange], *, at: WallTime) -> Cause:
     return Cause(f"server_{first.word}", text, first.server, at)
 
 
-def drained(
+def closed_doors(
     members: Sequence[Member], observations: Sequence[ServerObservation]
 ) -> tuple[tuple[ServiceName, MemberName], ...]:
-    """Return the servers that drain and hold no session any more: what a balancer tells their members.
+    """Return the servers of draining members where no new session can begin; those that run may yet go on.
 
-    Only in maintenance is the door shut for sticky clients, too; a server HAProxy does not have has no sessions.
+    Only in maintenance is the door shut for sticky clients, too; a server HAProxy does not have has none.
     """
     running = {(entry.service, entry.server): entry for entry in observations}
     found = []
@@ -274,7 +274,7 @@ def drained(
             continue
         for offer in read_offers(member.tags)[0]:
             entry = running.get((offer.service, member.name))
-            is_empty = entry is None or (entry.rotation is Rotation.MAINT and entry.sessions == 0)
-            if offer.state is AppState.DRAINING and is_empty:
+            is_closed = entry is None or entry.rotation is Rotation.MAINT
+            if offer.state is AppState.DRAINING and is_closed:
                 found.append((offer.service, member.name))
     return tuple(found)

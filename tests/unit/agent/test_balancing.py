@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from rumor.agent.balancing import Balancing, BalancingSettings
-from rumor.agent.drain import Drained, format_drained
+from rumor.agent.drain import Holding, Question
 from rumor.agent.operator_words import OperatorWords
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
@@ -46,7 +46,6 @@ class World:
     journal: Journal
     snapshot: Snapshot
     rules: RenderSettings
-    told: list[tuple[str, bytes]] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     """Templates that passed their check."""
     probed: list[str] = field(default_factory=list)
@@ -128,7 +127,7 @@ async def running(directory: Path, *, template: str = "", good_template: str = "
         BalancingSettings(settings, {WEB: PoolSettings()}),
         applier=applier, journal=journal,
         revisions=revisions, certificates=Certificates(write_atomically), node=MemberName("balancer"),
-        picture=lambda: world.snapshot, tell_drained=lambda name, word: world.told.append((name, word)),
+        picture=lambda: world.snapshot,
         probe_member=lambda name: world.probed.append(name), words=OperatorWords(directory / "operator.json"),
     )  # fmt: skip
     world = World(haproxy, balancing, journal, Snapshot("gossip", ()), settings)
@@ -222,19 +221,25 @@ async def test_whom_haproxy_cannot_reach_gossip_looks_at_before_its_turn(tmp_pat
     assert set(world.probed) == {"one"}
 
 
-async def test_a_draining_node_is_told_when_its_last_session_has_ended(tmp_path: Path) -> None:
+async def test_a_draining_node_is_told_how_many_sessions_are_open_and_at_once_when_none_is(tmp_path: Path) -> None:
+    question, answers = Question(MemberName("one"), (WEB,)), list[Holding]()
     async with running(tmp_path) as world:
         world.see(member("one", 1), member("two", 2))
         await world.until(lambda: len(world.serving) == 2, "both serve")
-        world.haproxy.servers["web", "one"].sessions = 1
+        world.haproxy.servers["web", "one"].sessions = 3
+        world.balancing.hear_drain(question, answers.extend)
+        await world.until(lambda: answers == [Holding(WEB, is_closed=False, sessions=3)], "it has not heard of a drain")
         world.see(member("one", 1, says="draining"), member("two", 2))
         await world.until(lambda: list(world.serving) == ["two"], "one is drained")
+        world.balancing.hear_drain(question, answers.extend)
         cycles = world.balancing.counters.cycles
-        await world.until(lambda: world.balancing.counters.cycles > cycles + 2, "it looks again")
-        assert world.told == []
+        await world.until(lambda: world.balancing.counters.cycles > cycles + 1, "it looks again")
+        assert len(answers) == 1, "it waits for the sessions to end"
+        await world.until(lambda: len(answers) == 2, "but not for long")
+        assert answers[1].sessions == 3
+        world.balancing.hear_drain(question, answers.extend)
         world.haproxy.servers["web", "one"].sessions = 0
-        await world.until(lambda: bool(world.told), "one is told")
-    assert set(world.told) == {("one", format_drained(Drained(WEB, MemberName("one"))))}
+        await world.until(lambda: answers[-1] == Holding(WEB, is_closed=True, sessions=0), "none is open")
 
 
 async def test_what_haproxy_would_not_load_is_refused_and_the_next_change_is_offered_anew(tmp_path: Path) -> None:

@@ -2,7 +2,15 @@
 
 import pytest
 
-from rumor.agent.drain import Drain, Drained, format_drained, parse_drained
+from rumor.agent.drain import (
+    Drain,
+    Holding,
+    Question,
+    format_answer,
+    format_question,
+    parse_answer,
+    parse_question,
+)
 from rumor.errors import PeerError
 from rumor.model import Instant, Member, MemberStatus
 from rumor.names import HostPort, MemberName, ServiceName
@@ -19,12 +27,16 @@ def start(*members: Member, services: tuple[ServiceName, ...] = (WEB,)) -> Drain
     return Drain.start(ME, services, (member("web-1"), *members), Instant(10.0))
 
 
+def nothing(service: ServiceName) -> Holding:
+    return Holding(service, is_closed=True, sessions=0)
+
+
 def test_a_node_waits_for_every_balancer_and_every_service() -> None:
     drain = start(member("lb-1", balances=True), member("lb-2", balances=True), services=(WEB, API))
     for balancer, service in (("lb-1", WEB), ("lb-1", API), ("lb-2", WEB)):
-        drain = drain.hear(MemberName(balancer), Drained(service, ME))
+        drain = drain.hear(MemberName(balancer), [nothing(service)])
         assert not drain.is_done(Instant(1.0))
-    assert drain.hear(MemberName("lb-2"), Drained(API, ME)).is_done(Instant(1.0))
+    assert drain.hear(MemberName("lb-2"), [nothing(API)]).is_done(Instant(1.0))
 
 
 def test_a_node_waits_no_longer_than_its_drain_time() -> None:
@@ -33,9 +45,19 @@ def test_a_node_waits_no_longer_than_its_drain_time() -> None:
     assert drain.is_done(Instant(10.0))
 
 
-def test_a_word_about_another_member_is_not_heard() -> None:
-    drain = start(member("lb-1", balances=True))
-    assert not drain.hear(MemberName("lb-1"), Drained(WEB, MemberName("web-2"))).is_done(Instant(1.0))
+@pytest.mark.parametrize(
+    "holding", [Holding(WEB, is_closed=True, sessions=1), Holding(WEB, is_closed=False, sessions=0), nothing(API)]
+)
+def test_an_answer_that_holds_something_or_was_not_asked_for_ends_nothing(holding: Holding) -> None:
+    assert not start(member("lb-1", balances=True)).hear(MemberName("lb-1"), [holding]).is_done(Instant(1.0))
+
+
+def test_it_says_what_is_still_open() -> None:
+    drain = start(member("lb-1", balances=True), member("lb-2", balances=True), member("lb-3", balances=True))
+    drain = drain.hear(MemberName("lb-1"), [nothing(WEB)])
+    drain = drain.hear(MemberName("lb-2"), [Holding(WEB, is_closed=True, sessions=1)])
+    assert drain.balancers == ("lb-2", "lb-3")
+    assert drain.describe_rest() == "lb-2 holds 1 session of web, lb-3 has not answered for web"
 
 
 @pytest.mark.parametrize("status", [MemberStatus.LEFT, MemberStatus.FAILED])
@@ -61,23 +83,37 @@ def test_a_node_that_is_alone_leaves_at_once() -> None:
     assert start(member("web-2", status=MemberStatus.FAILED)).is_done(Instant(0.0))
 
 
-def test_a_word_is_read_back_as_it_was_written() -> None:
-    word = Drained(WEB, ME)
-    assert parse_drained(format_drained(word)) == word
+def test_questions_and_answers_are_read_back_as_they_were_written() -> None:
+    question = Question(ME, (WEB, API))
+    assert parse_question(format_question(question)) == question
+    answer = (nothing(WEB), Holding(API, is_closed=False, sessions=17))
+    assert parse_answer(format_answer(answer)) == answer
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"", b"web-1", b"web-1 ", b"we/b web", b"web-1 web,", b"\xff web", b"web-1 " + b"a" * 1000, b"a b c"],
+)
+def test_other_questions_are_refused(payload: bytes) -> None:
+    with pytest.raises(PeerError):
+        parse_question(payload)
 
 
 @pytest.mark.parametrize(
     "payload",
     [
         b"",
-        b"\x01",
-        b"\xe0drained web",
-        b"\xe0drained a b c",
-        b"\xe0drained we/b web-1",
-        b"\xe0drained \xff x",
-        b"\xe0drained " + b"a" * 200,
+        b"web",
+        b"web=ajar:0",
+        b"web=closed:-1",
+        b"web=closed:",
+        b"web=closed:1e9",
+        b"we/b=closed:0",
+        b"web=closed:0,",
+        b"web=closed:\xd9\xa1",
+        b"web=closed:0," * 100,
     ],
 )
-def test_other_payloads_are_refused(payload: bytes) -> None:
+def test_other_answers_are_refused(payload: bytes) -> None:
     with pytest.raises(PeerError):
-        parse_drained(payload)
+        parse_answer(payload)

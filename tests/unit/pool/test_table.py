@@ -23,7 +23,7 @@ from rumor.pool.table import (
     Refused,
     build_table,
     changes,
-    drained,
+    closed_doors,
     explain,
 )
 
@@ -277,27 +277,26 @@ def test_no_change_at_all_is_the_start() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seen", "is_empty"),
+    ("seen", "is_closed"),
     [
-        (observed("web-1", MAINT, sessions=0), True),
-        (observed("web-1", MAINT, sessions=1), False),
-        (observed("web-1", DRAIN, sessions=0), False),
-        (observed("web-1", READY, sessions=0), False),
+        (observed("web-1", MAINT), True),
+        (observed("web-1", DRAIN), False),
+        (observed("web-1", READY), False),
         (None, True),
     ],
 )
-def test_a_drain_is_acknowledged_when_the_door_is_shut_and_the_last_session_ended(
-    seen: ServerObservation | None, is_empty: bool
+def test_a_door_is_closed_where_sticky_clients_find_no_way_in_either(
+    seen: ServerObservation | None, is_closed: bool
 ) -> None:
     draining = member("web-1", "3000;state=draining")
-    assert drained([draining], [seen] if seen else []) == (((WEB, "web-1"),) if is_empty else ())
+    assert closed_doors([draining], [seen] if seen else []) == (((WEB, "web-1"),) if is_closed else ())
 
 
 @pytest.mark.parametrize("tag", ["3000", "3000;state=down", "3000;state=starting"])
 def test_only_drains_are_acknowledged(tag: str) -> None:
-    assert drained([member("web-1", tag)], [observed("web-1", MAINT)]) == ()
+    assert closed_doors([member("web-1", tag)], [observed("web-1", MAINT)]) == ()
 
 
 @pytest.mark.parametrize("status", [MemberStatus.LEFT, MemberStatus.FAILED])
 def test_nobody_who_is_gone_is_told(status: MemberStatus) -> None:
-    assert drained([member("web-1", "3000;state=draining", status=status)], []) == ()
+    assert closed_doors([member("web-1", "3000;state=draining", status=status)], []) == ()
