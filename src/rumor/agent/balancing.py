@@ -1,8 +1,8 @@
 """The balancer's loop: members in, a running HAProxy brought to what they say out.
 
 One task owns the table, the wanted revision and the applier. Each cycle looks (HAProxy, gossip), decides in one
-synchronous stretch (table, revision) and acts (check, apply, journal, answer draining nodes). It is woken by a change of
-the members and, at the latest, each second, so that what runs is read back and repaired even when nothing happens.
+synchronous stretch (table, revision) and acts (check, apply, journal, answer draining nodes). It is woken by a change
+of the members and, at the latest, each second, so that what runs is read back and repaired even when nothing happens.
 """
 
 import asyncio
