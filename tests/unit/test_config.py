@@ -155,3 +155,16 @@ def test_lengths_of_time(text: str | float, seconds: float) -> None:
 def test_lengths_of_time_that_are_none(text: str | float) -> None:
     with pytest.raises(ValueError, match="a length of time"):
         parse_duration(text)
+
+
+def test_what_images_are_told_by_short_variables(tmp_path: Path) -> None:
+    secret = tmp_path / "key"
+    secret.write_text("AAECAwQFBgcICQoLDA0ODw==\n")
+    environ = {"RUMOR_JOIN": "lb, 10.0.0.7:7000", "RUMOR_TAGS": "dc=a,rack=", "RUMOR_KEY_FILE": str(secret)}
+    config = load(None, environ=environ)
+    assert [str(one) for one in config.cluster.join] == ["lb:7946", "10.0.0.7:7000"]
+    assert config.serf.tags == {"dc": "a", "rack": ""}
+    assert config.cluster.key == bytes(range(16))
+    assert load(None, environ={"RUMOR_KEY": "AAECAwQFBgcICQoLDA0ODw=="}).cluster.key == config.cluster.key
+    with pytest.raises(ConfigError, match="RUMOR_KEY_FILE.*cannot read the secret"):
+        load(None, environ={"RUMOR_KEY_FILE": str(tmp_path / "nowhere")})

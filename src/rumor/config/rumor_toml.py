@@ -194,10 +194,35 @@ def _apply_environment(raw: dict[str, object], environ: Mapping[str, str], origi
     services = raw.get("service")
     names = list(services) if isinstance(services, dict) else []
     for variable in sorted(environ):
-        key = _variable_path(variable, names)
+        short = _SHORT.get(variable)
+        key = short or _variable_path(variable, names)
         if key is not None:
-            _put(raw, key, _environment_value(environ[variable]))
+            text = environ[variable]
+            _put(raw, key, _short_value(variable, text) if short else _environment_value(text))
             origins[key] = f"the environment variable {variable}"
+
+
+_SHORT = {
+    "RUMOR_JOIN": ("cluster", "join"),
+    "RUMOR_KEY": ("cluster", "key"),
+    "RUMOR_KEY_FILE": ("cluster", "key"),
+    "RUMOR_TAGS": ("serf", "tags"),
+}
+
+
+def _short_value(variable: str, text: str) -> object:
+    """Read what people write by hand: lists and pairs with commas, no TOML."""
+    if variable == "RUMOR_KEY_FILE":
+        return f"file:{text}"
+    if variable == "RUMOR_KEY":
+        return text
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    return parts if variable == "RUMOR_JOIN" else dict(_pair(part) for part in parts)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    return name.strip(), value.strip()
 
 
 def _variable_path(variable: str, services: Iterable[str]) -> tuple[str, ...] | None:

@@ -34,6 +34,9 @@ def parse_duration(text: str | float) -> Seconds:
     return parse_duration(float(match[1]) * _UNITS[match[2]])
 
 
+_SECRET_LIMIT = 4096
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """Reads values into types; what is wrong is said with its key, file and line, or its variable or flag."""
@@ -76,12 +79,24 @@ class Reader:
 
     def secret(self, table: Mapping[str, object], key: tuple[str, ...]) -> str:
         text = self.text(table, key)
+        if text.startswith("file:"):
+            return self._secret_file(key, text.removeprefix("file:"))
         if not text.startswith("env:"):
             return text
         variable = text.removeprefix("env:")
         if not self.environ.get(variable):
             self.fail(key, f"the environment variable {variable} is not set")
         return self.environ[variable]
+
+    def _secret_file(self, key: tuple[str, ...], path: str) -> str:
+        try:
+            with open(path, encoding="utf-8") as file:
+                secret = file.read(_SECRET_LIMIT).strip()
+        except (OSError, UnicodeDecodeError) as error:
+            self.fail(key, f"cannot read the secret in {path}: {getattr(error, 'strerror', None) or 'it is no text'}")
+        if not secret:
+            self.fail(key, f"the secret in {path} is empty")
+        return secret
 
     def flag(self, table: Mapping[str, object], key: tuple[str, ...], default: bool = False) -> bool:
         value = table.get(key[-1], default)

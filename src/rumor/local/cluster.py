@@ -16,18 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rumor.agent.balancer_settings import balancing_settings
+from rumor.agent.first_config import write_first_config
 from rumor.api_client import AgentApi
 from rumor.config import Config
 from rumor.errors import ConfigError, Refused, RumorError, Unreachable
 from rumor.local.plan import BALANCER, HAPROXY, STOP_ORDER, LocalPlan, NodePlan, Tools, make_plan, node_names
 from rumor.local.ports import LOOPBACK, Ports
 from rumor.local.processes import ProcessId, end, identify, read_record, write_record
-from rumor.model import Cause, Instant, Seconds, Table, WallTime
+from rumor.model import Instant, Seconds
 from rumor.names import Endpoint
 from rumor.places import places, run_directory
-from rumor.render.publish import allowed_maxconn, check_haproxy, find_haproxy, read_template, write_atomically
-from rumor.render.template import render
+from rumor.render.publish import find_haproxy, write_atomically
 from rumor.supervise.backoff import FIRST_PAUSE, LONGEST_PAUSE, Backoff
 from rumor.supervise.base import AILING, ENDED, ProgramState, ProgramStatus
 from rumor.supervise.supervisord import Supervisord, write_config
@@ -94,7 +93,10 @@ class LocalCluster:
             await self._end_predecessor()
             self._ports = ports = Ports(self._data / "ports.json")
             self.plan = self._make_plan(ports)
-            await self._write_first_haproxy_config()
+            balancer = replace(self._settings.config.balancer, binds=self.plan.binds, stats=self.plan.stats)
+            await write_first_config(
+                replace(self._settings.config, balancer=balancer), self.plan.balancer_places, self._haproxy.path
+            )
             ports.keep()
             await self._launch()
         except BaseException:
@@ -298,24 +300,6 @@ class LocalCluster:
         if found is None and (self._settings.file.parent / name).is_file():
             found = shutil.which(str(self._settings.file.parent / name))
         return found
-
-    async def _write_first_haproxy_config(self) -> None:
-        """Give HAProxy something to start with: the whole configuration with no server yet."""
-        config = self._settings.config
-        balancer = replace(config.balancer, binds=self.plan.binds, stats=self.plan.stats)
-        place = self.plan.balancer_places
-        settings = balancing_settings(
-            replace(config, balancer=balancer),
-            place.run_directory,
-            read_template(balancer.template),
-            maxconn=allowed_maxconn(balancer.maxconn),
-        )
-        cause = Cause("start", "the cluster was started", at=WallTime(time.time()))
-        revision = render(Table(), settings.render, cause)
-        words = await check_haproxy(self._haproxy.path, revision.text)
-        if words:
-            raise Refused(f"HAProxy would not load its configuration: {words}")
-        await asyncio.to_thread(write_atomically, place.haproxy_config, revision.text)
 
     async def _launch(self) -> None:
         config = self._data / "supervisord.conf"
