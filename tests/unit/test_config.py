@@ -166,5 +166,5 @@ def test_what_images_are_told_by_short_variables(tmp_path: Path) -> None:
     assert config.serf.tags == {"dc": "a", "rack": ""}
     assert config.cluster.key == bytes(range(16))
     assert load(None, environ={"RUMOR_KEY": "AAECAwQFBgcICQoLDA0ODw=="}).cluster.key == config.cluster.key
-    with pytest.raises(ConfigError, match="RUMOR_KEY_FILE.*cannot read the secret"):
+    with pytest.raises(ConfigError, match=r"RUMOR_KEY_FILE.*cannot read the secret"):
         load(None, environ={"RUMOR_KEY_FILE": str(tmp_path / "nowhere")})

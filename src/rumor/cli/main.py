@@ -8,7 +8,6 @@ import asyncio
 import os
 import socket
 import sys
-import tomllib
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ from rumor.cli.options import (
     file_option,
     format_option,
     logging_options,
+    overrides_of,
     revision_of,
     set_option,
 )
@@ -117,7 +117,14 @@ class _Commands(click.Group):
 
     def list_commands(self, context: click.Context) -> list[str]:
         return sorted(
-            {*super().list_commands(context), "render", "simulate", *_OPERATING, *(_SERF_COMMANDS - {"members"})}
+            {
+                *super().list_commands(context),
+                "render",
+                "simulate",
+                "supervise",
+                *_OPERATING,
+                *(_SERF_COMMANDS - {"members"}),
+            }
         )
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
@@ -125,6 +132,10 @@ class _Commands(click.Group):
             from rumor.cli.simulating import simulate
 
             return simulate
+        if name == "supervise":
+            from rumor.cli.container import supervise
+
+            return supervise
         if name == "render":
             from rumor.cli.rendering import render
 
@@ -186,7 +197,7 @@ def agent(
     from rumor.agent.run import run_agent
 
     log.configure(level=log_level, format=log_format)
-    overrides = _overrides(settings)
+    overrides = overrides_of(settings)
     flags: dict[str, object] = {"bind": bind, "advertise": advertise, "join": list(join), "preset": preset}
     overrides |= {("cluster", key): value for key, value in flags.items() if value}
     for port in ports:
@@ -234,7 +245,7 @@ def up(
     """Run the whole cluster of FILE (default ./rumor.toml) on this machine, until Ctrl-C."""
     from rumor.local.up import run_up
 
-    overrides = _overrides(settings)
+    overrides = overrides_of(settings)
     if bind:
         overrides["balancer", "bind"] = bind
     path = file or file_of(None)
@@ -495,20 +506,6 @@ def version() -> None:
 
 def _run(work: Coroutine[Any, Any, int]) -> int:
     return asyncio.run(work)
-
-
-def _overrides(settings: tuple[str, ...]) -> dict[tuple[str, ...], object]:
-    overrides: dict[tuple[str, ...], object] = {}
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals:
-            raise click.UsageError(f"--set wants KEY=VALUE, and this is {setting!r}")
-        try:
-            value: object = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        overrides[tuple(key.strip().split("."))] = value
-    return overrides
 
 
 def _write_app_file(app: str, data: Path, replicas: int) -> Path:

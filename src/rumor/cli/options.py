@@ -1,6 +1,7 @@
 """What several commands share: options, which files are meant, and the agent to ask."""
 
 import os
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -70,6 +71,21 @@ def file_of(file: Path | None) -> Path | None:
     if named:
         return Path(named)
     return Path(DEFAULT_FILE) if Path(DEFAULT_FILE).is_file() else None
+
+
+def overrides_of(settings: tuple[str, ...]) -> dict[tuple[str, ...], object]:
+    """Return what `--set` says, by keys."""
+    overrides: dict[tuple[str, ...], object] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise click.UsageError(f"--set wants KEY=VALUE, and this is {setting!r}")
+        try:
+            value: object = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        overrides[tuple(key.strip().split("."))] = value
+    return overrides
 
 
 def data_of(data: Path | None, file: Path | None) -> Path:
