@@ -5,8 +5,8 @@
     GET /health           200 without a session, for checks
 
 Standard library only. Told by the environment: HOST, PORT, TAG (its name), DELAY (how many milliseconds an answer takes
-from the start), REQUEST_LOG (a file: one JSON line for each request, written the moment its head has been read, so that
-the file proves what had reached this process).
+from the start), REQUEST_LOG (a file, or a directory where it is named after the host: one JSON line for each request,
+written the moment its head has been read, so that the file proves what had reached this process).
 """
 
 import argparse
@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import socket
+import sys
 import threading
 import time
 import uuid
@@ -51,12 +52,18 @@ class App(ThreadingHTTPServer):
     def __init__(self, host: str, port: int, tag: str, request_log: str, delay_ms: float) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler)
-        self.ip = host
         self.tag = tag
         self.delay_seconds = delay_ms / 1000
         self.sessions = Sessions()
         self.numbers = itertools.count(1)
+        if os.path.isdir(request_log):
+            request_log = os.path.join(request_log, f"{socket.gethostname()}.jsonl")
         self.log_file = os.open(request_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644) if request_log else -1
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing of clients that hang up; whatever else goes wrong is told as ever."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type] # typed as any socket may be
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -93,6 +100,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {"error": "not found"})
 
+    @property
+    def _ip(self) -> str:
+        """The address at which this request came in."""
+        return str(self.connection.getsockname()[0])
+
     def _note(self) -> None:
         """Write down that this request has arrived, before anything else is done about it."""
         if self.server.log_file >= 0:
@@ -119,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
             200,
             {
                 "hello": "world",
-                "ip": self.server.ip,
+                "ip": self._ip,
                 "host": socket.gethostname(),
                 "tag": self.server.tag,
                 "sessionViews": views,
@@ -152,7 +164,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(body)))
-        self.send_header("x-backend-ip", self.server.ip)
+        self.send_header("x-backend-ip", self._ip)
         if session:
             self.send_header("set-cookie", f"{COOKIE}={session}; Path=/; HttpOnly")
         if self.close_connection:

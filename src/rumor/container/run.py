@@ -35,9 +35,8 @@ async def prepare(config: Config, node: Node, scan_directory: Path, environ: Map
     try:
         write_scan_directory(scan_directory, render_scan_directory(programs, scan_directory))
     except OSError as error:
-        raise ConfigError(
-            f"cannot write {scan_directory}: {error.strerror}; with a read-only root give it --tmpfs /run/rumor:exec,uid=900,gid=900"
-        ) from error
+        hint = "with a read-only root give it --tmpfs /run/rumor:exec,uid=900,gid=900"
+        raise ConfigError(f"cannot write {scan_directory}: {error.strerror}; {hint}") from error
 
 
 def become_s6(scan_directory: Path) -> None:

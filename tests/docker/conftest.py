@@ -1,0 +1,119 @@
+"""A Docker engine, rumor's images in it, and what tests ask of containers.
+
+An engine that runs is used; where none does, root gets one of its own for these tests. No image is pulled: Debian is
+made by debootstrap where it is missing.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.conftest import require_program
+
+ROOT = Path(__file__).parents[2]
+DEBIAN = "debian:bookworm-slim"
+START_DEADLINE = 60.0
+COMMAND_DEADLINE = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """The docker command, and the environment that leads it to its engine."""
+
+    environment: Mapping[str, str]
+
+    def run(self, *words: str, check: bool = True, deadline: float = COMMAND_DEADLINE, **more: str) -> str:
+        """Run a command, `docker` unless it is another; return what it printed on stdout."""
+        command = words if words[0] in ("docker-compose", "sh") else ("docker", *words)
+        done = subprocess.run(
+            command, env={**os.environ, **self.environment, **more}, capture_output=True, text=True,
+            timeout=deadline, check=False, cwd=ROOT, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+        return done.stdout.strip()
+
+
+def wait_for(holds: Callable[[], bool], what: Callable[[], str], deadline: float = 30.0) -> float:
+    """Return how long it took, in seconds."""
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < deadline, f"not within {deadline:g} s: {what()}"
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    require_program("docker", "docker.io")
+    known = Engine({})
+    if _answers(known):
+        yield known
+        return
+    program = require_program("dockerd", "docker.io")
+    if os.geteuid() != 0:
+        pytest.skip("no Docker engine runs, and only root can start one")
+    directory = Path(tempfile.mkdtemp(prefix="rumor-docker-"))
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, "--data-root", directory / "data", "--exec-root", directory / "exec",
+             "--host", f"unix://{directory}/sock", "--pidfile", directory / "pid"],
+            stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    own = Engine({"DOCKER_HOST": f"unix://{directory}/sock"})
+    try:
+        wait_for(
+            lambda: _answers(own) or process.poll() is not None, (directory / "log").read_text, deadline=START_DEADLINE
+        )
+        assert process.poll() is None, (directory / "log").read_text()
+        yield own
+    finally:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _answers(engine: Engine) -> bool:
+    with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):
+        engine.run("version", deadline=10)
+        return True
+    return False
+
+
+@pytest.fixture(scope="session")
+def images(engine: Engine) -> Engine:
+    """The engine, with rumor's images built from this tree."""
+    if not engine.run("image", "ls", "--quiet", DEBIAN):
+        _make_debian(engine)
+    engine.run("sh", "docker/build", PYTHON=sys.executable, deadline=600)
+    return engine
+
+
+def _make_debian(engine: Engine) -> None:
+    program = require_program("debootstrap", "debootstrap")
+    with tempfile.TemporaryDirectory(prefix="rumor-debian-") as directory:
+        done = subprocess.run(
+            [program, "--variant=minbase", "bookworm", directory],
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        # Slim as Debian's own image is: nobody reads manuals in a container.
+        words = (
+            'tar -C "$1" --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale '
+            '--exclude=./var/cache --exclude=./var/lib/apt/lists/* -c . | docker import - "$2"'
+        )
+        engine.run("sh", "-c", words, "sh", directory, DEBIAN, deadline=300)
