@@ -31,7 +31,7 @@ check: $(VENV)/.ready
 
 test: check
 	@scripts/system-programs
-	$(PYTEST) tests/integration tests/acceptance -m 'not soak'
+	$(PYTEST) tests/integration tests/acceptance tests/docker -m 'not soak'
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .
