@@ -3,13 +3,16 @@
 import asyncio
 import contextlib
 import json
+import os
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.conftest import require_program
@@ -89,6 +92,26 @@ class Project:
             table = await asyncio.to_thread(self.rumor, "table", check=False)
             pytest.fail(f"not within {DEADLINE:g} s: {what}; in rotation: {sorted(found)}\n{table}")
 
+    async def command(self, *words: str, status: int = 0) -> dict[str, Any]:
+        """Run one of rumor's own commands beside the containers; return its JSON."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rumor", *words, "--project", self.name, "--json",
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **self.engine.environment},
+        )  # fmt: skip
+        out, words_of_it = await process.communicate()
+        assert process.returncode == status, out.decode() + words_of_it.decode()
+        found: dict[str, Any] = json.loads(out)
+        return found
+
+    async def image(self, dockerfile: str) -> str:
+        """Build an image of a Dockerfile alone; return its name."""
+        name = f"{self.name}-{uuid.uuid4().hex[:6]}"
+        with tempfile.TemporaryDirectory(prefix="rumor-image-") as directory:
+            await asyncio.to_thread((Path(directory) / "Dockerfile").write_text, dockerfile)
+            await self.do("build", "--quiet", "--tag", name, directory)
+        return name
+
     async def do(self, *words: str) -> str:
         return await asyncio.to_thread(self.engine.run, *words)
 
@@ -103,7 +126,7 @@ def project(images: Engine, free_port: Callable[[], int]) -> Iterator[Project]:
     try:
         yield one
     finally:
-        one.compose("down", "--volumes", "--timeout", "2")
+        one.compose("down", "--volumes", "--timeout", "2", "--remove-orphans")
         shutil.rmtree(logs, ignore_errors=True)
 
 
@@ -145,6 +168,9 @@ async def test_nothing_is_lost_but_what_ran_on_a_killed_container(project: Proje
         )
         await step("agent killed", kill_agent(project))
         await step("pause", pause(project, project.container("web", 3)))
+        await step("rolling restart", restart(project))
+        await step("deploy", deploy(project))
+        await step("deploy that fails", deploy_in_vain(project))
         assert traffic.sent > 10 * RATE
     assert not any(bad.values()), {
         name: [(it.method, it.status, it.error) for it in them] for name, them in bad.items()
@@ -185,6 +211,35 @@ async def kill_agent(project: Project) -> None:
     await project.do("exec", balancer, "s6-svc", "-k", "/run/rumor/service/agent")
     await project.until(lambda found: len(found) == 3, "its agent is back")
     assert await project.do(*pid) != before
+
+
+async def restart(project: Project) -> None:
+    before = await asyncio.to_thread(project.serving)
+    report = await project.command("restart", "web", "--rolling")
+    assert report["ok"], report
+    assert [(it["deed"], it["ok"]) for it in report["steps"]] == [("restarted", True)] * 3
+    assert await asyncio.to_thread(project.serving) == before
+
+
+async def deploy(project: Project) -> None:
+    before = await asyncio.to_thread(project.serving)
+    image = await project.image("FROM rumor-webapp\nENV SOMETHING=new\n")
+    report = await project.command("deploy", "web", "--image", image)
+    assert report["ok"], report
+    assert {it["instance"] for it in report["steps"] if it["deed"] == "stopped"} == before
+    await project.until(lambda found: len(found) == 3 and not found & before, "the new ones alone")
+    shown = await project.do("ps", "--filter", f"name={project.name}_web_", "--format", "{{.Image}}")
+    assert shown.split() == [image] * 3
+
+
+async def deploy_in_vain(project: Project) -> None:
+    before = await asyncio.to_thread(project.serving)
+    image = await project.image("FROM rumor-webapp\nENV RUMOR_SERVICE_WEB_COMMAND='python3 -c exit(7)'\n")
+    report = await project.command("deploy", "web", "--image", image, "--timeout", "4s", status=1)
+    assert "did not become ready within 4 s; the old ones stay" in report["reason"]
+    assert await asyncio.to_thread(project.serving) == before
+    shown = await project.do("ps", "--all", "--filter", f"name={project.name}_web_", "--format", "{{.Image}}")
+    assert image not in shown
 
 
 async def pause(project: Project, container: str) -> None:

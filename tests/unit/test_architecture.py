@@ -22,7 +22,7 @@ FLOORS: dict[str, int] = {
     "sources": 4, "pool": 4, "render": 4, "haproxy": 4, "supervise": 4, "checks": 4, "journal": 4, "web": 4,
     "config": 5,
     "agent": 6,
-    "local": 7, "container": 7,
+    "local": 7, "container": 7, "deploy": 7,
     "demo": 8,
     "cli": 9, "__main__": 10,
 }  # fmt: skip
@@ -52,7 +52,8 @@ THINKING = {
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "supervise.base", "supervise.backoff", "web.views",
     "haproxy.parts", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.settings", "agent.balancer_settings",
-    "local.plan", "container.plan", "demo.verdict", "demo.report",
+    "local.plan", "container.plan", "deploy.engine", "deploy.report", "deploy.docker_like",
+    "demo.verdict", "demo.report",
 }  # fmt: skip
 
 

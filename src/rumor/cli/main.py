@@ -116,22 +116,18 @@ class _Commands(click.Group):
     """Commands, of which serf's own are loaded only when one is named or all are listed."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted(
-            {
-                *super().list_commands(context),
-                "render",
-                "simulate",
-                "supervise",
-                *_OPERATING,
-                *(_SERF_COMMANDS - {"members"}),
-            }
-        )
+        late = {"deploy", "render", "restart", "simulate", "supervise", *_OPERATING, *(_SERF_COMMANDS - {"members"})}
+        return sorted({*super().list_commands(context), *late})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         if name == "simulate":
             from rumor.cli.simulating import simulate
 
             return simulate
+        if name in ("deploy", "restart"):
+            from rumor.cli import deploying
+
+            return deploying.deploy if name == "deploy" else deploying.restart
         if name == "supervise":
             from rumor.cli.container import supervise
 

@@ -1,0 +1,161 @@
+"""A rolling restart and a deploy, told over any engine.
+
+New ones are waited for before old ones go, and the first that fails ends it. What was begun when it is interrupted is
+finished or put back: no instance is left half-way.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Sequence
+from typing import TypeVar
+
+from rumor.deploy.engine import Engine, InRotation, Instance, Say, Spec
+from rumor.deploy.report import Report, Step
+from rumor.errors import Refused, RumorError
+from rumor.model import Seconds
+from rumor.names import ServiceName
+
+_POLL = 0.1
+_WORDS_LIMIT = 2000
+
+Result = TypeVar("Result")
+
+
+async def restart_rolling(
+    engine: Engine,
+    in_rotation: InRotation,
+    service: ServiceName,
+    *,
+    max_unavailable: int,
+    patience: Seconds,
+    say: Say,
+) -> Report:
+    """Restart every instance, at most so many at once; stop at the first that does not come back in time.
+
+    Raises:
+        Refused: nothing of the service runs, or not all of it is in rotation to begin with.
+        Unreachable: the engine or a balancer does not answer.
+    """
+    instances = await _healthy(engine, in_rotation, service)
+    steps: list[Step] = []
+    for start in range(0, len(instances), max_unavailable):
+        batch = instances[start : start + max_unavailable]
+        say(f"restarting {_names(batch)}")
+        done = await _whole(asyncio.gather(*(_restart(engine, in_rotation, service, it, patience) for it in batch)))
+        steps += done
+        failed = [step for step in done if not step.ok]
+        if failed:
+            left = len(instances) - start - len(batch)
+            reason = f"{failed[0].instance} did not come back within {patience:g} s; {left} were not touched"
+            return Report(service, False, reason, tuple(steps))
+        for step in done:
+            say(f"{step.instance} is back after {step.took:.1f} s")
+    return Report(service, True, "", tuple(steps))
+
+
+async def deploy(
+    engine: Engine, in_rotation: InRotation, service: ServiceName, spec: Spec, *, patience: Seconds, say: Say
+) -> Report:
+    """Start as many new instances as there are, wait until all are in rotation, then let the old ones go.
+
+    If the new do not become ready in time they are removed, and the old ones stay.
+
+    Raises:
+        Refused: nothing of the service runs, not all of it is in rotation to begin with, or the new cannot be started.
+        Unreachable: the engine or a balancer does not answer.
+    """
+    old = await _healthy(engine, in_rotation, service)
+    began = time.monotonic()
+    say(f"starting {len(old)} new of {spec}")
+    new = await _whole(engine.start_new(service, spec, len(old)))
+    steps: list[Step] = []
+    try:
+        missing = await _wait(in_rotation, service, new, patience)
+        if missing:
+            words = (await engine.words(missing[0]))[-_WORDS_LIMIT:]
+            say(f"{_names(missing)} not ready after {patience:g} s: going back")
+            removed = await _whole(_stop_all(engine, new, "removed"))
+            late = Step(missing[0].name, "started", Seconds(time.monotonic() - began), ok=False, words=words)
+            reason = f"{_names(missing)} did not become ready within {patience:g} s; the old ones stay"
+            return Report(service, False, reason, (late, *removed))
+    except BaseException:
+        # Nothing old was touched yet, so what is new can go without a trace.
+        await _whole(_stop_all(engine, new, "removed"))
+        raise
+    took = Seconds(time.monotonic() - began)
+    steps += [Step(instance.name, "started", took) for instance in new]
+    say(f"{_names(new)} in rotation after {took:.1f} s")
+    for instance in old:
+        missing = await _wait(in_rotation, service, new, patience)
+        if missing:
+            reason = f"{_names(missing)} fell again; {instance.name} and what follows stay"
+            return Report(service, False, reason, tuple(steps))
+        say(f"stopping {instance.name}")
+        steps += await _whole(_stop_all(engine, (instance,), "stopped"))
+    return Report(service, True, "", tuple(steps))
+
+
+async def _healthy(engine: Engine, in_rotation: InRotation, service: ServiceName) -> tuple[Instance, ...]:
+    instances = await engine.instances(service)
+    if not instances:
+        raise Refused(f"nothing that offers {service} runs here: is the name right? `rumor table` lists services")
+    serving = await in_rotation(service)
+    missing = [instance for instance in instances if instance.name not in serving]
+    if missing:
+        raise Refused(
+            f"{_names(missing)} of {service} not in rotation to begin with: see `rumor why {missing[0].name}`"
+        )
+    return instances
+
+
+async def _restart(
+    engine: Engine, in_rotation: InRotation, service: ServiceName, instance: Instance, patience: Seconds
+) -> Step:
+    began = time.monotonic()
+    words = ""
+    try:
+        await engine.restart(instance)
+        if await _wait(in_rotation, service, (instance,), patience):
+            words = (await engine.words(instance))[-_WORDS_LIMIT:] or "it wrote nothing"
+    except RumorError as error:
+        words = str(error)
+    return Step(instance.name, "restarted", Seconds(time.monotonic() - began), ok=not words, words=words)
+
+
+async def _wait(
+    in_rotation: InRotation, service: ServiceName, wanted: Sequence[Instance], patience: Seconds
+) -> tuple[Instance, ...]:
+    """Wait until all are in rotation; return those that are not when the time is over."""
+    deadline = time.monotonic() + patience
+    while True:
+        serving = await in_rotation(service)
+        missing = tuple(instance for instance in wanted if instance.name not in serving)
+        if not missing or time.monotonic() >= deadline:
+            return missing
+        await asyncio.sleep(_POLL)
+
+
+async def _stop_all(engine: Engine, instances: Sequence[Instance], deed: str) -> list[Step]:
+    async def stop(instance: Instance) -> Step:
+        began = time.monotonic()
+        try:
+            await engine.stop(instance)
+        except RumorError as error:
+            return Step(instance.name, deed, Seconds(time.monotonic() - began), ok=False, words=str(error))
+        return Step(instance.name, deed, Seconds(time.monotonic() - began))
+
+    return list(await asyncio.gather(*map(stop, instances)))
+
+
+async def _whole(work: Awaitable[Result]) -> Result:
+    """Finish what was begun, also when this task is cancelled meanwhile; only then give way."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.gather(task, return_exceptions=True)
+        raise
+
+
+def _names(instances: Sequence[Instance]) -> str:
+    return ", ".join(instance.name for instance in instances)
