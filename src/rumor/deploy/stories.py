@@ -92,7 +92,8 @@ async def deploy(
             return Report(service, False, reason, tuple(steps))
         say(f"stopping {instance.name}")
         steps += await _whole(_stop_all(engine, (instance,), "stopped"))
-    return Report(service, True, "", tuple(steps))
+    stuck = [step.instance for step in steps if not step.ok]
+    return Report(service, not stuck, f"{', '.join(stuck)} could not be stopped" if stuck else "", tuple(steps))
 
 
 async def _healthy(engine: Engine, in_rotation: InRotation, service: ServiceName) -> tuple[Instance, ...]:
