@@ -112,8 +112,10 @@ def _make_debian(engine: Engine) -> None:
         )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
         # Slim as Debian's own image is: nobody reads manuals in a container.
-        words = (
-            'tar -C "$1" --exclude=./usr/share/doc --exclude=./usr/share/man --exclude=./usr/share/locale '
-            '--exclude=./var/cache --exclude=./var/lib/apt/lists/* -c . | docker import - "$2"'
-        )
+        kept_out = (
+            "usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb",
+            "var/lib/apt/lists/*",
+        )  # fmt: skip
+        without = " ".join(f"--exclude='./{path}'" for path in kept_out)
+        words = f'tar -C "$1" {without} -c . | docker import - "$2"'
         engine.run("sh", "-c", words, "sh", directory, DEBIAN, deadline=300)

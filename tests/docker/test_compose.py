@@ -43,6 +43,8 @@ class Project:
     http: int
     stats: int
     name: str = field(default_factory=lambda: f"rumor{uuid.uuid4().hex[:8]}")
+    images: list[str] = field(default_factory=list)
+    """Built on the way."""
 
     def compose(self, *words: str) -> str:
         files = ["-f", str(ROOT / "compose.yaml"), "-f", str(self.logs / "compose.yaml")]
@@ -110,6 +112,7 @@ class Project:
         with tempfile.TemporaryDirectory(prefix="rumor-image-") as directory:
             await asyncio.to_thread((Path(directory) / "Dockerfile").write_text, dockerfile)
             await self.do("build", "--quiet", "--tag", name, directory)
+        self.images.append(name)
         return name
 
     async def do(self, *words: str) -> str:
@@ -127,6 +130,8 @@ def project(images: Engine, free_port: Callable[[], int]) -> Iterator[Project]:
         yield one
     finally:
         one.compose("down", "--volumes", "--timeout", "2", "--remove-orphans")
+        if one.images:
+            images.run("image", "rm", "--force", *one.images)
         shutil.rmtree(logs, ignore_errors=True)
 
 
