@@ -86,7 +86,8 @@ def test_one_that_was_killed_leaves_the_way_free(
     directory: Path, start: Callable[[], subprocess.Popen[str]], victim: str
 ) -> None:
     first = start()
-    wait_for((directory / "haproxy.sock").exists, "it serves")
+    # The master binds the sockets before it has a worker.
+    wait_for(lambda: len(children(first.pid)) == 1, "it has a worker")
     (worker,) = children(first.pid)
     os.kill(first.pid if victim == "master" else worker, signal.SIGKILL)
     first.wait(DEADLINE)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,17 +58,26 @@ pytestmark = pytest.mark.timeout(120)
 RUMOR = (sys.executable, "-m", "rumor")
 
 
-@pytest.fixture(params=["serf against serf", "serf against rumor", "rumor against serf", "rumor against rumor"])
+KINDS = ("serf against serf", "serf against rumor", "rumor against serf", "rumor against rumor")
+
+
+@pytest.fixture(params=KINDS)
 def cluster(
     request: pytest.FixtureRequest, serf_program: Path, free_port: Callable[[], int], tmp_path: Path
 ) -> Iterator[Cluster]:
-    client, _, server = request.param.partition(" against ")
-    programs = {"serf": (str(serf_program),), "rumor": RUMOR}
+    with running(request.param, serf_program, free_port, tmp_path) as one:
+        yield one
+
+
+@contextmanager
+def running(kind: str, serf: Path, free_port: Callable[[], int], directory: Path) -> Iterator[Cluster]:
+    client, _, server = kind.partition(" against ")
+    programs = {"serf": (str(serf),), "rumor": RUMOR}
     started: list[Agent] = []
 
     def start(name: str, *words: str) -> Agent:
         gossip, rpc = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-        log = tmp_path / f"{name}.log"
+        log = directory / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [*programs[server], "agent", f"-node={name}", f"-bind={gossip}", f"-rpc-addr={rpc}", "-profile=local",
@@ -90,7 +101,26 @@ def cluster(
             agent.process.wait(10)
 
 
-def test_every_command_says_what_serf_says(cluster: Cluster) -> None:
+def test_every_command_says_what_serf_says(serf_program: Path, free_port: Callable[[], int], tmp_path: Path) -> None:
+    """All kinds side by side, since most of it is waiting for answers that are late by design."""
+
+    def check(kind: str) -> None:
+        directory = tmp_path / kind.replace(" ", "-")
+        directory.mkdir()
+        with running(kind, serf_program, free_port, directory) as one:
+            check_every_command(one)
+
+    with ThreadPoolExecutor(len(KINDS)) as pool:
+        checks = {kind: pool.submit(check, kind) for kind in KINDS}
+    failed = {kind: check.exception() for kind, check in checks.items() if check.exception() is not None}
+    for kind, error in failed.items():
+        print(f"--- {kind}: {error}")
+    for error in failed.values():
+        assert error is not None
+        raise error
+
+
+def check_every_command(cluster: Cluster) -> None:
     run = cluster.run
     # A real agent lists members, and tags, in any order.
     status, text = run("members")
