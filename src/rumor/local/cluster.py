@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,20 +19,23 @@ from rumor.agent.first_config import write_first_config
 from rumor.api_client import AgentApi
 from rumor.config import Config
 from rumor.errors import ConfigError, Refused, RumorError, Unreachable
-from rumor.local.plan import BALANCER, HAPROXY, STOP_ORDER, LocalPlan, NodePlan, Tools, make_plan, node_names
+from rumor.host.run import tools_of
+from rumor.local.plan import BALANCER, LocalPlan, NodePlan, make_plan, node_names
 from rumor.local.ports import LOOPBACK, Ports
 from rumor.local.processes import ProcessId, end, identify, read_record, write_record
-from rumor.model import Instant, Seconds
+from rumor.model import Seconds
 from rumor.names import Endpoint
 from rumor.places import places, run_directory
-from rumor.render.publish import find_haproxy, write_atomically
-from rumor.supervise.backoff import FIRST_PAUSE, LONGEST_PAUSE, Backoff
-from rumor.supervise.base import AILING, ENDED, ProgramState, ProgramStatus
-from rumor.supervise.supervisord import Supervisord, write_config
+from rumor.render.publish import find_haproxy
+from rumor.supervise.base import AILING, ProgramState, ProgramStatus
+from rumor.supervise.exit_files import last_lines
+from rumor.supervise.inventory import Inventory
+from rumor.supervise.operating import stop_in_order
+from rumor.supervise.reviver import Reviver
+from rumor.supervise.supervisord import Supervisord
 
 _WATCH_INTERVAL = 0.25
 _POLL = 0.05
-_STOP_SLACK = Seconds(5.0)
 _DEFAULT_BIND, _DEFAULT_STATS = 8080, 1936
 
 
@@ -72,8 +74,8 @@ class LocalCluster:
         self._environ = environ
         self._data = settings.data
         self._run = run_directory(settings.data)
-        self._supervisor = Supervisord(self._run)
-        self._backoffs: dict[str, Backoff] = {}
+        self._supervisor = Supervisord(settings.data)
+        self._reviver = Reviver(self._supervisor)
         self._lock: int | None = None
         self._ports: Ports | None = None
         self._haproxy = find_haproxy(environ)
@@ -106,8 +108,7 @@ class LocalCluster:
     async def stop(self) -> None:
         """Stop everything in order; afterwards no process and no socket of the cluster is left."""
         try:
-            for group in STOP_ORDER:
-                await self._stop_programs([program.name for program in self.plan.programs if program.group == group])
+            await stop_in_order(self._supervisor, await self._supervisor.programs())
             await self._supervisor.shut_down()
             await self._supervisor.wait_ended(Seconds(10.0))
         except RumorError as error:
@@ -279,7 +280,7 @@ class LocalCluster:
             binds=binds,
             stats=stats,
             standby=settings.standby,
-            tools=Tools(sys.executable, self._haproxy.path, self._find_program),
+            tools=replace(tools_of((), self._environ), haproxy=self._haproxy.path, find_program=self._find_program),
             join=settings.join,
             settings=settings.settings,
             app_directory=settings.app_directory,
@@ -302,40 +303,16 @@ class LocalCluster:
         return found
 
     async def _launch(self) -> None:
-        config = self._data / "supervisord.conf"
-        text = write_config(self.plan.programs, run_directory=self._run, log=self._data / "supervisord.log")
-        await asyncio.to_thread(write_atomically, config, text)
-        await self._supervisor.launch(config)
+        await self._supervisor.launch(Inventory(self.plan.programs))
         await self._keep_record(await self.states())
 
     async def _stop_programs(self, names: Sequence[str]) -> None:
-        wanted = {program.name: program for program in self.plan.programs if program.name in names}
-        if not wanted:
-            return
-        await self._supervisor.stop(list(wanted))
-        deadline = max(program.stop_wait for program in wanted.values()) + _STOP_SLACK
-        try:
-            async with asyncio.timeout(deadline):
-                # supervisord tells nobody when a program ends: asking is all there is.
-                while not all(status.state in ENDED for status in await self.states() if status.name in wanted):  # noqa: ASYNC110
-                    await asyncio.sleep(_POLL)
-        except TimeoutError as error:
-            raise Unreachable(f"{', '.join(wanted)} did not stop within {deadline:g} s") from error
+        await stop_in_order(
+            self._supervisor, [program for program in await self._supervisor.programs() if program.name in names]
+        )
 
     async def _revive(self) -> tuple[ProgramStatus, ...]:
-        statuses = await self.states()
-        now = Instant(time.monotonic())
-        for status in statuses:
-            backoff = self._backoffs.get(status.name, Backoff())
-            if status.state is ProgramState.FATAL:
-                longest = FIRST_PAUSE if status.name == HAPROXY else LONGEST_PAUSE
-                backoff = backoff.note_failed(now, longest=longest)
-                if backoff.is_due(now):
-                    backoff = backoff.note_retried()
-                    await self._supervisor.start([status.name])
-            elif status.state is ProgramState.RUNNING:
-                backoff = backoff.note_running(now)
-            self._backoffs[status.name] = backoff
+        statuses = await self._reviver.look()
         await self._keep_record(statuses)
         return statuses
 
@@ -362,9 +339,10 @@ class LocalCluster:
         }
 
     def _describe_fall(self, status: ProgramStatus) -> str:
-        log = next(program.log for program in self.plan.programs if program.name == status.name)
-        words = _last_line(log) or status.words
-        return f"{status.name} fell, and is tried again{f': {words}' if words else ''} (log: {log})"
+        log = next((program.log for program in self.plan.programs if program.name == status.name), self._data)
+        how = str(status.last_exit) if status.last_exit else status.words
+        words = "".join(last_lines(log, 1))
+        return f"{status.name} {how or 'fell'}, and is tried again{f': {words}' if words else ''} (log: {log})"
 
     async def _ailing(self) -> str:
         with contextlib.suppress(RumorError):
@@ -409,15 +387,6 @@ def _lock(data: Path) -> int:
             f"this cluster is run by process {pid or 'unknown'} already: stop that, or choose another --data"
         ) from error
     return handle
-
-
-def _last_line(log: Path) -> str:
-    """Return the last words that a program wrote, empty for none."""
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-        lines = file.read().decode("utf-8", "replace").split("\n")
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
-    return ""
 
 
 def _url(endpoint: Endpoint) -> str:

@@ -1,16 +1,18 @@
 """A configuration -> the nodes and the supervised programs of a cluster on this machine. Nothing here acts."""
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumor.config import Config, ServiceConfig
+from rumor.config import Config, ProgramConfig, ServiceConfig
+from rumor.config.templates import EVERY_PART
 from rumor.errors import ConfigError
 from rumor.haproxy import launch
+from rumor.host.plan import Run, Tools, app_words, part_secrets, user_program
 from rumor.model import Seconds
 from rumor.names import Endpoint, HostPort
 from rumor.places import Places, places
+from rumor.supervise.backoff import FIRST_PAUSE
 from rumor.supervise.base import Program
 
 BALANCER = "balancer"
@@ -19,7 +21,6 @@ STOP_ORDER = (AGENTS, STEERING, HAPROXY, APPS)
 """Nodes drain and leave while the balancer's agent still watches their sessions; then it goes, HAProxy, the apps."""
 # supervisord stops groups of a higher priority first.
 _PRIORITY = {group: 900 - 200 * place for place, group in enumerate(STOP_ORDER)}
-_SECRETS = frozenset({"cluster.key", "api.token", "serf.rpc_token"})
 _LEAVE_SECONDS = 8.0
 
 
@@ -65,16 +66,6 @@ class LocalPlan:
     @property
     def balancer_places(self) -> Places:
         return places(self.data, BALANCER)
-
-
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the plan needs to know of the machine."""
-
-    python: str
-    haproxy: Path
-    find_program: Callable[[str], str | None]
-    """Returns the path of a program, None if there is none."""
 
 
 def node_names(config: Config, standby: Mapping[str, int]) -> list[tuple[str, ServiceConfig, int, bool]]:
@@ -129,6 +120,12 @@ def make_plan(
         node = NodePlan(name, service.name, HostPort("127.0.0.1", gossip_ports[name]), app_ports[name], is_standby)
         nodes.append(node)
         apps.append(_app(node, service, file, data, tools, app_directory or file.parent))
+    others = [
+        _other(node, program, file, data, tools, app_directory or file.parent)
+        for program in config.programs
+        for node in nodes
+        if EVERY_PART in program.parts or node.part in program.parts
+    ]
     drain = max((service.drain for service in config.services), default=Seconds(0.0))
     own = [f"balancer.bind={_toml_list([str(bind) for bind in binds])}"]
     if stats is not None:
@@ -137,7 +134,7 @@ def make_plan(
         _agent(node, file, data, joins, [*settings, *(own if node.part == BALANCER else [])], drain, tools)
         for node in nodes
     ]
-    return LocalPlan(data, tuple(nodes), (_haproxy(data, tools), *apps, *agents), tuple(binds), stats)
+    return LocalPlan(data, tuple(nodes), (_haproxy(data, tools), *apps, *others, *agents), tuple(binds), stats)
 
 
 def _toml_list(texts: Sequence[str]) -> str:
@@ -155,8 +152,7 @@ def _agent(
 ) -> Program:
     said = [*overrides, *([f"service.{node.part}.port={node.port}"] if node.port else [])]
     # A command line can be read by everybody on the machine.
-    secret = {setting.partition("=")[0]: setting.partition("=")[2] for setting in said if _is_secret(setting)}
-    settings = [setting for setting in said if not _is_secret(setting)]
+    secret, settings = part_secrets(said)
     command = [
         tools.python, "-m", "rumor", "agent", node.part,
         "--file", str(file), "--data", str(data), "--node", node.name, "--bind", str(node.gossip),
@@ -172,51 +168,36 @@ def _agent(
         group=STEERING if node.part == BALANCER else AGENTS,
         command=tuple(command),
         directory=data,
-        environment={f"RUMOR_{key.upper().replace('.', '_')}": value.strip('"') for key, value in secret.items()},
+        environment=secret,
         log=places(data, node.name).logs / "agent.log",
+        exits=places(data, node.name).exits,
         stop_wait=Seconds(drain + _LEAVE_SECONDS),
         priority=_PRIORITY[STEERING if node.part == BALANCER else AGENTS],
         autostart=not node.is_standby,
     )
 
 
-def _is_secret(setting: str) -> bool:
-    return setting.partition("=")[0].strip() in _SECRETS
-
-
 def _app(node: NodePlan, service: ServiceConfig, file: Path, data: Path, tools: Tools, directory: Path) -> Program:
-    key = f"service.{service.name}.command"
-    try:
-        words = shlex.split(service.command)
-    except ValueError as error:
-        raise ConfigError(f"{file}: {key}: {error}") from error
-    if not words:
-        raise ConfigError(f"{file}: {key}: is empty")
-    filled = [word.replace("{host}", "127.0.0.1").replace("{port}", str(node.port)) for word in words]
-    found = tools.find_program(filled[0])
-    if found is None and filled[0] in ("python", "python3"):
-        found = tools.python
-    if found is None:
-        raise ConfigError(f"{file}: {key}: there is no program {filled[0]!r} on this machine")
-    return Program(
-        name=node.process,
-        group=APPS,
-        command=(found, *filled[1:]),
-        directory=directory,
-        log=places(data, node.name).logs / "app.log",
-        environment={
-            "HOST": "127.0.0.1",
-            "PORT": str(node.port),
-            "TAG": node.name,
-            "PYTHONUNBUFFERED": "1",
-            **service.environment,
-            "RUMOR_NODE": node.name,
-            "RUMOR_NODE_DIRECTORY": str(places(data, node.name).directory),
-        },
-        stop_wait=Seconds(10.0),
-        priority=_PRIORITY[APPS],
-        autostart=not node.is_standby,
-    )
+    place = places(data, node.name)
+    run = Run(node.process, APPS, directory, place.logs / "app.log", place.exits, _PRIORITY[APPS], not node.is_standby)
+    fill, environment = app_words("127.0.0.1", node.port, node.name)
+    return user_program(
+        f"{file}: service.{service.name}", service.process, run, tools,
+        fill=fill, environment=environment | _node_variables(node, data),
+    )  # fmt: skip
+
+
+def _other(node: NodePlan, program: ProgramConfig, file: Path, data: Path, tools: Tools, directory: Path) -> Program:
+    place = places(data, node.name)
+    name = f"{node.name}-{program.name}"
+    priority = _PRIORITY[APPS] - program.order
+    run = Run(name, APPS, directory, place.logs / f"{program.name}.log", place.exits, priority, not node.is_standby)
+    environment = {"TAG": node.name} | _node_variables(node, data)
+    return user_program(f"{file}: program.{program.name}", program.process, run, tools, environment=environment)
+
+
+def _node_variables(node: NodePlan, data: Path) -> dict[str, str]:
+    return {"RUMOR_NODE": node.name, "RUMOR_NODE_DIRECTORY": str(places(data, node.name).directory)}
 
 
 def _haproxy(data: Path, tools: Tools) -> Program:
@@ -230,6 +211,11 @@ def _haproxy(data: Path, tools: Tools) -> Program:
         ),
         directory=data,
         log=place.logs / "haproxy.log",
+        exits=place.exits,
+        # Softly: what runs may finish, as far as the time goes.
+        stop_signal="USR1",
         stop_wait=Seconds(5.0),
+        # A cluster without HAProxy serves nobody: it is tried again each second.
+        longest_pause=FIRST_PAUSE,
         priority=_PRIORITY[HAPROXY],
     )  # fmt: skip

@@ -15,6 +15,7 @@ from rumor.local.processes import end, read_record
 from rumor.model import Seconds
 from rumor.places import Places, places, run_directory
 from rumor.supervise.base import AILING, ProgramState, ProgramStatus
+from rumor.supervise.operating import stop_in_order
 from rumor.supervise.supervisord import Supervisord
 
 _READY_DEADLINE = Seconds(60.0)
@@ -69,10 +70,14 @@ async def run_up(
 
 async def run_down(data: Path) -> int:
     """End the cluster of a data directory, whoever started it; return the exit status."""
-    supervisor = Supervisord(run_directory(data))
+    supervisor = Supervisord(data)
     record = read_record(data / "processes.json")
     if await supervisor.is_alive():
         _say("stopping: agents drain and leave first")
+        try:
+            await stop_in_order(supervisor, await supervisor.programs())
+        except RumorError as error:
+            _say(str(error))
         await supervisor.shut_down()
         if not await supervisor.wait_ended(_DOWN_DEADLINE):
             _say("supervisord takes too long: ending its processes one by one")
