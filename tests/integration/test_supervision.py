@@ -18,7 +18,7 @@ from tests.conftest import require_program
 
 from rumor.errors import Refused
 from rumor.model import Seconds
-from rumor.supervise.base import Program, ProgramState, ProgramStatus, Supervisor
+from rumor.supervise.base import AILING, Program, ProgramState, ProgramStatus, Supervisor
 from rumor.supervise.exit_files import last_lines
 from rumor.supervise.inventory import Inventory
 from rumor.supervise.operating import bring_to, changes, restart_in_order, start_and_wait, stop_in_order
@@ -244,7 +244,11 @@ async def test_pauses_grow_for_what_keeps_falling_and_it_is_never_given_up(kind:
     async with supervising(kind, home, falling) as supervisor:
         await until(lambda: done(len(notes(home)) >= 5), "it was tried five times", deadline=40.0)
         now = await status(supervisor, "web")
-        assert now.state in (ProgramState.BACKOFF, ProgramState.FATAL, ProgramState.STARTING)
+
+        async def ails() -> bool:
+            return (await status(supervisor, "web")).state in AILING
+
+        await until(ails, "its state says so")
         assert now.last_exit is not None
         assert (now.last_exit.status, now.last_exit.signal) == (7, None)
         assert now.last_exit.failures >= 4

@@ -23,8 +23,8 @@ FLOORS: dict[str, int] = {
     "config": 5,
     "agent": 6,
     "host": 7,
-    "local": 8, "deploy": 8,
-    "demo": 9,
+    "local": 8,
+    "demo": 9, "deploy": 9,
     "cli": 10, "__main__": 11,
 }  # fmt: skip
 

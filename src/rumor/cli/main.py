@@ -64,6 +64,7 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+_SUPERVISING = ("ps", "start", "stop", "restart", "reload-services")
 _OPERATING = ("drain", "ready", "weight", "why")
 _SERF_COMMANDS = frozenset(
     {
@@ -124,10 +125,14 @@ class _Commands(click.Group):
             from rumor.cli.simulating import simulate
 
             return simulate
-        if name in ("deploy", "restart"):
-            from rumor.cli import deploying
+        if name == "deploy":
+            from rumor.cli.deploying import deploy
 
-            return deploying.deploy if name == "deploy" else deploying.restart
+            return deploy
+        if name in _SUPERVISING:
+            from rumor.cli import supervising
+
+            return {one.name: one for one in supervising.COMMANDS}[name]
         if name == "supervise":
             from rumor.cli.container import supervise
 
@@ -241,9 +246,8 @@ def up(
     """Run the whole cluster of FILE (default ./rumor.toml) on this machine, until Ctrl-C."""
     from rumor.local.up import run_up
 
-    overrides = overrides_of(settings)
     if bind:
-        overrides["balancer", "bind"] = bind
+        settings = (*settings, f'balancer.bind="{bind}"')
     path = file or file_of(None)
     if app is not None:
         if file is not None:
@@ -252,11 +256,10 @@ def up(
         data = data or Path(DEFAULT_DATA)
     if path is None:
         raise click.UsageError("there is no ./rumor.toml: name a FILE, or say --app COMMAND (`rumor init` writes one)")
-    config = load(path, environ=os.environ, overrides=overrides)
+    config = load(path, environ=os.environ, overrides=overrides_of(settings))
     if replicas is not None:
-        for service in config.services:
-            overrides["service", service.name, "replicas"] = replicas
-        config = load(path, environ=os.environ, overrides=overrides)
+        settings = (*settings, *(f"service.{service.name}.replicas={replicas}" for service in config.services))
+        config = load(path, environ=os.environ, overrides=overrides_of(settings))
     for warning in config.warnings:
         click.echo(f"rumor: {warning}", err=True)
     return _run(

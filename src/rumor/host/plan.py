@@ -12,12 +12,12 @@ from rumor.haproxy import launch
 from rumor.model import Seconds
 from rumor.names import MemberName
 from rumor.places import places
-from rumor.supervise.base import Program
+from rumor.supervise.base import AGENTS, APPS, HAPROXY, PROGRAMS, Program
 
 BALANCER = "balancer"
-AGENT, HAPROXY, APP = "agent", "haproxy", "app"
+AGENT = "agent"
 # Higher stops first: the agent drains and leaves, while HAProxy and the app go on.
-_PRIORITY = {AGENT: 900, HAPROXY: 700, APP: 500}
+_AGENT_STOPS, _HAPROXY_STOPS, _APP_STOPS = 900, 700, 500
 _LEAVE_SECONDS = 7.0
 _ROLES = "RUMOR_ROLE", "ROLE"
 _ANY_SERVICE = "backend"
@@ -62,6 +62,7 @@ class Run:
 
     name: str
     group: str
+    node: str
     directory: Path
     """Where it runs if its section does not say."""
     log: Path
@@ -131,7 +132,8 @@ def _agent(node: Node, services: Sequence[ServiceConfig], tools: Tools) -> Progr
         command += ["--set", setting]
     return Program(
         name=AGENT,
-        group=AGENT,
+        group=AGENTS,
+        node=node.name,
         command=tuple(command),
         directory=place.directory,
         log=place.logs / f"{AGENT}.log",
@@ -139,7 +141,7 @@ def _agent(node: Node, services: Sequence[ServiceConfig], tools: Tools) -> Progr
         environment=secret,
         stop_wait=Seconds(drain + _LEAVE_SECONDS),
         notifies=True,
-        priority=_PRIORITY[AGENT],
+        priority=_AGENT_STOPS,
     )
 
 
@@ -160,7 +162,7 @@ def _app(where: str, service: ServiceConfig, node: Node, tools: Tools) -> Progra
     if not service.port:
         raise ConfigError(f"{where}service.{service.name}.port is missing: where does the app listen?")
     host = "0.0.0.0"  # noqa: S104 - balancers reach it over the container's network
-    run = _run(node, f"{service.name}-{APP}")
+    run = _run(node, f"{service.name}-app", APPS)
     fill, environment = app_words(host, service.port, node.name)
     return user_program(
         f"{where}service.{service.name}", service.process, run, tools, fill=fill, environment=environment
@@ -168,14 +170,14 @@ def _app(where: str, service: ServiceConfig, node: Node, tools: Tools) -> Progra
 
 
 def _other(where: str, program: ProgramConfig, node: Node, tools: Tools) -> Program:
-    run = replace(_run(node, program.name), priority=_PRIORITY[APP] - program.order)
+    run = replace(_run(node, program.name, PROGRAMS), priority=_APP_STOPS - program.order)
     return user_program(f"{where}program.{program.name}", program.process, run, tools, environment={"TAG": node.name})
 
 
-def _run(node: Node, name: str) -> Run:
+def _run(node: Node, name: str, group: str) -> Run:
     place = places(node.data, node.name)
     directory = node.app_directory or place.directory
-    return Run(name, APP, directory, place.logs / f"{name}.log", place.exits, _PRIORITY[APP])
+    return Run(name, group, node.name, directory, place.logs / f"{name}.log", place.exits, _APP_STOPS)
 
 
 def app_words(host: str, port: int, tag: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -227,6 +229,7 @@ def user_program(
     return Program(
         name=run.name,
         group=run.group,
+        node=run.node,
         command=(found, *words[1:]),
         directory=process.directory or run.directory,
         log=run.log,
@@ -251,6 +254,7 @@ def _haproxy(node: Node, tools: Tools) -> Program:
     return Program(
         name=HAPROXY,
         group=HAPROXY,
+        node=node.name,
         command=tuple(command),
         directory=place.directory,
         log=place.logs / f"{HAPROXY}.log",
@@ -260,5 +264,5 @@ def _haproxy(node: Node, tools: Tools) -> Program:
         stop_wait=Seconds(5.0),
         # A balancer without HAProxy serves nobody: no pause of ours.
         longest_pause=Seconds(0.0),
-        priority=_PRIORITY[HAPROXY],
+        priority=_HAPROXY_STOPS,
     )

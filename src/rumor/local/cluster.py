@@ -11,16 +11,15 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rumor.agent.first_config import write_first_config
 from rumor.api_client import AgentApi
-from rumor.config import Config
 from rumor.errors import ConfigError, Refused, RumorError, Unreachable
-from rumor.host.run import tools_of
-from rumor.local.plan import BALANCER, LocalPlan, NodePlan, make_plan, node_names
+from rumor.local.plan import BALANCER, LocalPlan, NodePlan, node_names
+from rumor.local.planning import ClusterSettings, make_directories, origin_of, plan_cluster, tools_of
 from rumor.local.ports import LOOPBACK, Ports
 from rumor.local.processes import ProcessId, end, identify, read_record, write_record
 from rumor.model import Seconds
@@ -36,26 +35,6 @@ from rumor.supervise.supervisord import Supervisord
 
 _WATCH_INTERVAL = 0.25
 _POLL = 0.05
-_DEFAULT_BIND, _DEFAULT_STATS = 8080, 1936
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSettings:
-    """Which cluster, and where."""
-
-    config: Config
-    file: Path
-    """rumor.toml, absolute."""
-    data: Path
-    """The data directory, absolute."""
-    standby: Mapping[str, int]
-    """By service, how many nodes are planned but not started."""
-    join: bool = True
-    """Whether the agents are told of one another."""
-    settings: tuple[str, ...] = ()
-    """KEY=VALUE for every agent, over the file."""
-    app_directory: Path | None = None
-    """Where the apps run; beside the file if nothing is said."""
 
 
 class LocalCluster:
@@ -78,7 +57,8 @@ class LocalCluster:
         self._reviver = Reviver(self._supervisor)
         self._lock: int | None = None
         self._ports: Ports | None = None
-        self._haproxy = find_haproxy(environ)
+        self._tools = tools_of(settings.file, environ)
+        self._haproxy = find_haproxy(environ).path
         self.plan: LocalPlan = LocalPlan(self._data, (), (), (), None)
         """Empty before `start`."""
 
@@ -89,16 +69,15 @@ class LocalCluster:
             ConfigError: something is wrong before anything was started; the text says what to do.
             Unreachable: supervisord did not come up.
         """
-        self._make_directories()
+        make_directories(self._data, self._nodes())
         self._take_lock()
         try:
             await self._end_predecessor()
             self._ports = ports = Ports(self._data / "ports.json")
-            self.plan = self._make_plan(ports)
+            self.plan = plan_cluster(self._settings, ports, self._tools)
             balancer = replace(self._settings.config.balancer, binds=self.plan.binds, stats=self.plan.stats)
-            await write_first_config(
-                replace(self._settings.config, balancer=balancer), self.plan.balancer_places, self._haproxy.path
-            )
+            config = replace(self._settings.config, balancer=balancer)
+            await write_first_config(config, self.plan.balancer_places, self._haproxy)
             ports.keep()
             await self._launch()
         except BaseException:
@@ -222,11 +201,11 @@ class LocalCluster:
 
     # --- from here on: how
 
-    def _make_directories(self) -> None:
-        for node in (BALANCER, *(name for name, *_ in node_names(self._settings.config, self._settings.standby))):
-            place = places(self._data, node)
-            place.make()
-            place.logs.mkdir(exist_ok=True)
+    def _nodes(self) -> list[str]:
+        names = [name for name, *_ in node_names(self._settings.config, self._settings.standby)]
+        # Others may have come since: their sockets are to go, too.
+        there = [path.name for path in self._data.iterdir() if path.is_dir()] if self._data.is_dir() else []
+        return [BALANCER, *dict.fromkeys([*names, *there])]
 
     @property
     def _record(self) -> Path:
@@ -256,54 +235,8 @@ class LocalCluster:
             self._say(f"ended what an earlier start has left: {', '.join(ended)}")
         self._clean_up()
 
-    def _make_plan(self, ports: Ports) -> LocalPlan:
-        config, settings = self._settings.config, self._settings
-        binds, stats = self._haproxy_addresses(ports)
-        names = node_names(config, settings.standby)
-        app_ports = {}
-        for name, service, number, _ in names:
-            if service.port and number == 1:
-                app_ports[name] = ports.fixed(
-                    f"{name}/app", service.port, f"service.{service.name}.port", host=LOOPBACK
-                )
-            else:
-                app_ports[name] = ports.free(f"{name}/app")
-        gossip_ports = {
-            name: ports.free(f"{name}/gossip", also_udp=True) for name in (BALANCER, *(name for name, *_ in names))
-        }
-        return make_plan(
-            config,
-            file=settings.file,
-            data=self._data,
-            gossip_ports=gossip_ports,
-            app_ports=app_ports,
-            binds=binds,
-            stats=stats,
-            standby=settings.standby,
-            tools=replace(tools_of((), self._environ), haproxy=self._haproxy.path, find_program=self._find_program),
-            join=settings.join,
-            settings=settings.settings,
-            app_directory=settings.app_directory,
-        )
-
-    def _haproxy_addresses(self, ports: Ports) -> tuple[tuple[Endpoint, ...], Endpoint | None]:
-        balancer = self._settings.config.balancer
-        for number, bind in enumerate(balancer.binds, start=1):
-            ports.fixed(f"balancer/http-{number}", bind.port, "balancer.bind", host=bind.host)
-        binds = balancer.binds or (Endpoint(LOOPBACK, ports.free("balancer/http", preferred=_DEFAULT_BIND)),)
-        if balancer.stats is None:
-            return binds, Endpoint(LOOPBACK, ports.free("balancer/stats", preferred=_DEFAULT_STATS))
-        ports.fixed("balancer/stats", balancer.stats.port, "balancer.stats", host=balancer.stats.host)
-        return binds, balancer.stats
-
-    def _find_program(self, name: str) -> str | None:
-        found = shutil.which(name, path=self._environ.get("PATH"))
-        if found is None and (self._settings.file.parent / name).is_file():
-            found = shutil.which(str(self._settings.file.parent / name))
-        return found
-
     async def _launch(self) -> None:
-        await self._supervisor.launch(Inventory(self.plan.programs))
+        await self._supervisor.launch(Inventory(self.plan.programs, origin_of(self._settings, self.plan)))
         await self._keep_record(await self.states())
 
     async def _stop_programs(self, names: Sequence[str]) -> None:
@@ -352,7 +285,7 @@ class LocalCluster:
 
     def _clean_up(self) -> None:
         """Remove the sockets; the processes that made them are gone."""
-        for node in (BALANCER, *(name for name, *_ in node_names(self._settings.config, self._settings.standby))):
+        for node in self._nodes():
             for socket in places(self._data, node).run_directory.glob("*.sock"):
                 socket.unlink(missing_ok=True)
         for name in ("supervisor.sock", "supervisord.pid"):

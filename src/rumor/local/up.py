@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rumor.config import Config
 from rumor.errors import ConfigError, RumorError
-from rumor.local.cluster import ClusterSettings, LocalCluster, remove_run_directory
+from rumor.local.cluster import LocalCluster, remove_run_directory
+from rumor.local.planning import ClusterSettings
 from rumor.local.processes import end, read_record
 from rumor.model import Seconds
 from rumor.places import Places, places, run_directory

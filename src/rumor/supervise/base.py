@@ -23,6 +23,7 @@ class ProgramState(Enum):
     FATAL = "fatal"
 
 
+AGENTS, APPS, HAPROXY, PROGRAMS = "agents", "apps", "haproxy", "programs"
 ENDED = frozenset({ProgramState.STOPPED, ProgramState.EXITED, ProgramState.FATAL})
 AILING = frozenset({ProgramState.BACKOFF, ProgramState.EXITED, ProgramState.FATAL})
 """States that nobody asked for."""
@@ -34,11 +35,14 @@ class Program:
 
     name: str
     group: str
+    """What kind of program it is: agents, apps, haproxy, programs."""
     command: tuple[str, ...]
     directory: Path
     log: Path
     exits: Path
     """The directory in which its last unwanted end is kept, see `exits.py`."""
+    node: str = ""
+    """Whose program it is, where one supervisor has those of several nodes."""
     environment: Mapping[str, str] = field(default_factory=dict)
     forgets: tuple[str, ...] = ()
     """Variables of its supervisor's that it must not see: secrets."""

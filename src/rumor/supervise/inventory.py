@@ -3,8 +3,12 @@
 The file holds the environment of the programs, secrets among it, so it is for its owner alone.
 """
 
+import asyncio
+import fcntl
 import json
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,9 @@ from typing import Any
 from rumor.errors import Refused, Unreachable
 from rumor.model import Seconds
 from rumor.supervise.base import Program
+
+_LOCK_DEADLINE = Seconds(30.0)
+_LOCK_POLL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,7 @@ def format_inventory(inventory: Inventory) -> str:
         {
             "name": program.name,
             "group": program.group,
+            "node": program.node,
             "command": list(program.command),
             "directory": str(program.directory),
             "log": str(program.log),
@@ -99,6 +107,34 @@ def read_inventory(path: Path) -> Inventory:
     except (OSError, UnicodeDecodeError) as error:
         raise Unreachable(f"cannot read {path}: {getattr(error, 'strerror', error)}") from error
     return parse_inventory(text)
+
+
+@asynccontextmanager
+async def changing(path: Path) -> AsyncIterator[None]:
+    """Hold the file for oneself from reading to writing: two who change it at once would undo one another's change.
+
+    Raises:
+        Unreachable: somebody else has held it for too long.
+    """
+    handle = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            async with asyncio.timeout(_LOCK_DEADLINE):
+                while not _lock(handle):  # noqa: ASYNC110 - the kernel wakes nobody without blocking a thread
+                    await asyncio.sleep(_LOCK_POLL)
+        except TimeoutError as error:
+            raise Unreachable(f"somebody else has been changing what is supervised for {_LOCK_DEADLINE:g} s") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _program(entry: Mapping[str, Any]) -> Program:

@@ -2,12 +2,12 @@
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from rumor.errors import Unreachable
 from rumor.model import Seconds
-from rumor.supervise.base import ENDED, Program, ProgramState, ProgramStatus, Supervisor
+from rumor.supervise.base import AGENTS, APPS, ENDED, Program, ProgramState, ProgramStatus, Supervisor
 
 _POLL = 0.05
 _STOP_SLACK = Seconds(5.0)
@@ -33,6 +33,10 @@ def changes(
         tuple(program for name, program in old.items() if name not in new),
         tuple(program for name, program in new.items() if name in old and not same(old[name], program)),
     )
+
+
+async def _at_once(node: str) -> None:
+    return
 
 
 async def stop_in_order(supervisor: Supervisor, programs: Sequence[Program]) -> None:
@@ -66,19 +70,46 @@ async def restart_in_order(
     return await start_and_wait(supervisor, [program.name for program in programs], patience)
 
 
-async def bring_to(supervisor: Supervisor, wanted: Changes) -> None:
-    """Take away what is wanted no longer, change what is wanted otherwise, start what is new.
+async def bring_to(
+    supervisor: Supervisor, wanted: Changes, *, wait_back: Callable[[str], Awaitable[None]] = _at_once
+) -> None:
+    """Start what is new, then change what is wanted otherwise, then take away what is wanted no longer.
+
+    One node after the other is changed. Where its app is, its agent drains and leaves first, so no request is lost.
+
+    Args:
+        supervisor: of all these programs.
+        wanted: what is to become of them.
+        wait_back: waits until a node whose app was changed serves again.
 
     Raises:
-        RumorError: a step failed; doing it again goes on from there.
+        RumorError: a step failed, and what follows was not touched; doing it again goes on from there.
     """
-    leaving = (*wanted.removed, *wanted.changed)
-    if leaving:
-        there = {program.name: program for program in await supervisor.programs()}
-        await stop_in_order(supervisor, [there[program.name] for program in leaving])
-        await supervisor.remove([program.name for program in leaving])
-    if wanted.added or wanted.changed:
-        await supervisor.add((*wanted.added, *wanted.changed))
+    if wanted.added:
+        await supervisor.add(wanted.added)
+    for node in dict.fromkeys(program.node for program in wanted.changed):
+        await _change(supervisor, node, [program for program in wanted.changed if program.node == node], wait_back)
+    if wanted.removed:
+        await stop_in_order(supervisor, wanted.removed)
+        await supervisor.remove([program.name for program in wanted.removed])
+
+
+async def _change(
+    supervisor: Supervisor, node: str, wanted: Sequence[Program], wait_back: Callable[[str], Awaitable[None]]
+) -> None:
+    names = [program.name for program in wanted]
+    there = [program for program in await supervisor.programs() if program.node == node]
+    agents = [program for program in there if program.group == AGENTS and program.name not in names]
+    has_app = any(program.group == APPS for program in wanted)
+    if not has_app:
+        agents = []
+    await stop_in_order(supervisor, [*agents, *(program for program in there if program.name in names)])
+    await supervisor.remove(names)
+    await supervisor.add(wanted)
+    if agents:
+        await supervisor.start([program.name for program in agents])
+    if has_app:
+        await wait_back(node)
 
 
 async def wait_for(

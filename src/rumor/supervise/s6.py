@@ -1,17 +1,16 @@
 """s6: lay the scan directory out, ask s6-supervise for states, give it orders. The texts are in `s6_text.py`."""
 
 import asyncio
-import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rumor.errors import Refused, Unreachable
 from rumor.model import Seconds
 from rumor.supervise.base import Program, ProgramState, ProgramStatus
 from rumor.supervise.exit_files import read_exit
-from rumor.supervise.inventory import Inventory, format_inventory, read_inventory
+from rumor.supervise.inventory import Inventory, changing, format_inventory, read_inventory
 from rumor.supervise.s6_text import (
     FAILURES,
     INVENTORY,
@@ -74,34 +73,28 @@ class S6:
             await self._run("s6-svc", "-d", str(self._directory / program.name))
 
     async def add(self, programs: Sequence[Program]) -> None:
-        inventory = self.inventory().with_added(programs)
-        for program in programs:
-            await asyncio.to_thread(_write, self._directory, render_service(program))
-        await self._keep(inventory)
-        await self._run("s6-svscanctl", "-a", str(self._directory))
-        try:
-            async with asyncio.timeout(_DEADLINE):
-                for program in programs:
-                    # s6-svscan tells nobody when it has taken a service in.
-                    while not _listens(self._directory / program.name / "supervise" / "control"):  # noqa: ASYNC110
-                        await asyncio.sleep(_POLL)
-        except TimeoutError as error:
-            raise Unreachable(f"s6-svscan did not take in {program.name} within {_DEADLINE:g} s") from error
+        async with changing(self._directory / INVENTORY):
+            inventory = self.inventory().with_added(programs)
+            for program in programs:
+                await asyncio.to_thread(_write, self._directory, render_service(program))
+            await self._keep(inventory)
+            await self._run("s6-svscanctl", "-a", str(self._directory))
+        fifos = [self._directory / program.name / "supervise" / "control" for program in programs]
+        if not await _wait(lambda: all(map(_listens, fifos))):
+            raise Unreachable(f"s6-svscan did not take in {', '.join(one.name for one in programs)} in time")
 
     async def remove(self, names: Sequence[str]) -> None:
-        inventory = self.inventory()
-        inventory.find(names)
-        await self._keep(inventory.without(names))
-        # s6-svscan does not look at what begins with a dot; the directory stays until its s6-supervise has let go.
-        gone = [(self._directory / name).rename(self._directory / f".removed-{name}") for name in names]
-        await self._run("s6-svscanctl", "-an", str(self._directory))
-        fifos = [path / part / "supervise" / "control" for path in gone for part in ("", "log")]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DEADLINE):
-                while any(map(_listens, fifos)):  # noqa: ASYNC110 - s6-supervise tells nobody when it ends
-                    await asyncio.sleep(_POLL)
-        for path in gone:
-            await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
+        async with changing(self._directory / INVENTORY):
+            inventory = self.inventory()
+            inventory.find(names)
+            await self._keep(inventory.without(names))
+            # s6-svscan does not look at what begins with a dot; the directory stays until its s6-supervise has let go.
+            gone = [(self._directory / name).rename(self._directory / f".removed-{name}") for name in names]
+            await self._run("s6-svscanctl", "-an", str(self._directory))
+            fifos = [path / part / "supervise" / "control" for path in gone for part in ("", "log")]
+            await _wait(lambda: not any(map(_listens, fifos)))
+            for path in gone:
+                await asyncio.to_thread(shutil.rmtree, path, ignore_errors=True)
 
     async def shut_down(self) -> None:
         await self._run(str(self._directory / stop_script()), deadline=None)
@@ -166,6 +159,17 @@ def _write(scan_directory: Path, files: Files) -> None:
 
 def _write_inventory(scan_directory: Path, inventory: Inventory) -> None:
     _write(scan_directory, {INVENTORY: (format_inventory(inventory), 0o600)})
+
+
+async def _wait(holds: Callable[[], bool]) -> bool:
+    """Wait until something holds, as long as s6 may need for it; say whether it does. s6 tells nobody."""
+    try:
+        async with asyncio.timeout(_DEADLINE):
+            while not holds():  # noqa: ASYNC110 - s6 wakes nobody
+                await asyncio.sleep(_POLL)
+    except TimeoutError:
+        return False
+    return True
 
 
 def _listens(fifo: Path) -> bool:

@@ -22,7 +22,7 @@ from rumor.model import Seconds
 from rumor.places import run_directory
 from rumor.supervise.base import Program, ProgramState, ProgramStatus
 from rumor.supervise.exit_files import read_exit
-from rumor.supervise.inventory import Inventory, format_inventory, read_inventory
+from rumor.supervise.inventory import Inventory, changing, format_inventory, read_inventory
 
 _DEADLINE = Seconds(10.0)
 _START_DEADLINE = Seconds(10.0)
@@ -202,17 +202,19 @@ class Supervisord:
             await self._ask("stopProcess", full_name, False, fine=(_NOT_RUNNING,))
 
     async def add(self, programs: Sequence[Program]) -> None:
-        await asyncio.to_thread(self._write, self.inventory().with_added(programs))
-        await self._ask("reloadConfig")
-        for program in programs:
-            await self._ask("addProcessGroup", _group(program))
+        async with changing(self._inventory):
+            await asyncio.to_thread(self._write, self.inventory().with_added(programs))
+            await self._ask("reloadConfig")
+            for program in programs:
+                await self._ask("addProcessGroup", _group(program))
 
     async def remove(self, names: Sequence[str]) -> None:
-        inventory = self.inventory()
-        for program in inventory.find(names):
-            await self._ask("removeProcessGroup", _group(program), fine=(_BAD_NAME,))
-        await asyncio.to_thread(self._write, inventory.without(names))
-        await self._ask("reloadConfig")
+        async with changing(self._inventory):
+            inventory = self.inventory()
+            for program in inventory.find(names):
+                await self._ask("removeProcessGroup", _group(program), fine=(_BAD_NAME,))
+            await asyncio.to_thread(self._write, inventory.without(names))
+            await self._ask("reloadConfig")
 
     async def shut_down(self) -> None:
         with contextlib.suppress(Unreachable):

@@ -37,7 +37,7 @@ def laid_out(
         stats=Endpoint("127.0.0.1", 1936),
         standby=waiting,
         tools=TOOLS,
-        join=join,
+        joins=None if join else (),
     )
 
 
