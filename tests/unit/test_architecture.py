@@ -51,7 +51,7 @@ THINKING = {
     "sources.gossip", "pool.table", "pool.evidence", "render.settings", "render.template",
     "render.sandbox", "render.words", "render.file", "render.free_text", "haproxy.replies",
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "supervise.base", "supervise.backoff", "supervise.exits",
-    "supervise.s6_text", "supervise.supervisord_log", "web.views",
+    "supervise.s6_text", "supervise.systemd_text", "supervise.supervisord_log", "web.views",
     "haproxy.parts", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.endings", "agent.settings",
     "agent.balancer_settings",

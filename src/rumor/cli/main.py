@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Coroutine
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,11 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+_LATE = {
+    "deploy": ("deploying", "deploy"), "install": ("installing", "install"), "render": ("rendering", "render"),
+    "simulate": ("simulating", "simulate"), "supervise": ("container", "supervise"),
+}  # fmt: skip
+"""Commands by the modules that are loaded when one of them is named, or all are listed."""
 _SUPERVISING = ("ps", "start", "stop", "restart", "reload-services")
 _OPERATING = ("drain", "ready", "weight", "why")
 _SERF_COMMANDS = frozenset(
@@ -117,30 +123,18 @@ class _Commands(click.Group):
     """Commands, of which serf's own are loaded only when one is named or all are listed."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        late = {"deploy", "render", "restart", "simulate", "supervise", *_OPERATING, *(_SERF_COMMANDS - {"members"})}
-        return sorted({*super().list_commands(context), *late})
+        serf = _SERF_COMMANDS - {"members"}
+        return sorted({*super().list_commands(context), *_LATE, *_SUPERVISING, *_OPERATING, *serf})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "simulate":
-            from rumor.cli.simulating import simulate
-
-            return simulate
-        if name == "deploy":
-            from rumor.cli.deploying import deploy
-
-            return deploy
+        if name in _LATE:
+            module, command = _LATE[name]
+            found: click.Command = getattr(import_module(f"rumor.cli.{module}"), command)
+            return found
         if name in _SUPERVISING:
             from rumor.cli import supervising
 
             return {one.name: one for one in supervising.COMMANDS}[name]
-        if name == "supervise":
-            from rumor.cli.container import supervise
-
-            return supervise
-        if name == "render":
-            from rumor.cli.rendering import render
-
-            return render
         if name in _OPERATING:
             from rumor.cli import operating
 

@@ -230,6 +230,17 @@ def reloaded_services(value: Value) -> str:
     return "\n".join(lines) or "nothing has changed"
 
 
+def installed(value: Value) -> str:
+    if value["applied"]:
+        return "installed; look with: systemctl status rumor.target 'rumor-*'"
+    parts = []
+    for file in value["files"]:
+        body = file["text"] or "# variables of the program; not shown, since they may be secrets\n"
+        parts.append(f"# --- {file['path']} ({file['mode']})\n{body}")
+    parts.append("\n".join(f"# then: {' '.join(command)}" for command in value["commands"]) + "\n")
+    return "\n".join(parts)
+
+
 def _span(seconds: float) -> str:
     """Return a length of time as people say it, in its largest unit."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
