@@ -369,19 +369,23 @@ class Applier:
                 now.append(step)
         well: list[Step] = []
         wake = asyncio.Event()
-        gate = asyncio.Semaphore(_PROBES_AT_ONCE)
+        left = iter(probes)
 
-        async def probe(step: ProbeServer) -> None:
-            try:
-                async with gate, asyncio.timeout(_PROBE_PATIENCE):
-                    if await self._probe(step.key[0], step.address):
-                        well.append(step.then)
-            except TimeoutError:
-                return
-            finally:
-                wake.set()
+        async def probe_one_by_one() -> None:
+            for step in left:
+                try:
+                    async with asyncio.timeout(_PROBE_PATIENCE):
+                        if await self._probe(step.key[0], step.address):
+                            well.append(step.then)
+                except TimeoutError:
+                    continue
+                finally:
+                    wake.set()
 
-        tasks = [asyncio.create_task(probe(step), name=f"probe {describe(step)}") for step in probes]
+        tasks = [
+            asyncio.create_task(probe_one_by_one(), name=f"probes {number}")
+            for number in range(min(_PROBES_AT_ONCE, len(probes)))
+        ]
         try:
             done = await self._carry_out_now(now)
             while not all(task.done() for task in tasks) or well:
