@@ -152,7 +152,7 @@ async def _write(writer: asyncio.StreamWriter, lines: Sequence[str]) -> None:
     for start in range(0, len(lines), _LINES_AT_ONCE):
         writer.write("".join(f"{line}\n" for line in lines[start : start + _LINES_AT_ONCE]).encode())
         await writer.drain()
-    # The master keeps the connection open unless we are seen to have finished. But who has finished early is hung up on,
-    # with commands still unread, once HAProxy finds no room for a reply: a conversation ends by its last command alone.
+    # The master keeps the connection open unless we are seen to have finished. But HAProxy hangs up on who has finished
+    # early, with commands still unread, once it finds no room for a reply: a conversation ends by its last command.
     if lines[-1] != _QUIT:
         writer.write_eof()

@@ -14,8 +14,8 @@ PIECES = st.sampled_from(
     [
         b"HTTP/1.1 200 OK\r\n", b"HTTP/1.0 204\r\n", b"HTTP/1.1 103 Early Hints\r\n", b"HTTP/1.1 304 Not\tso\r\n",
         b"HTTP/1.1 503 \xe9\r\n", b"content-length: 2\r\n", b"Content-Length:2 \r\n", b"content-length: 2, 2\r\n",
-        b"content-length: +2\r\n", b"transfer-encoding: chunked\r\n", b"content-length : 2\r\n", b"x: y\r\n", b"x: \0\r\n",
-        b" folded\r\n", b"\r\n", b"\n", b"ok", b"2\r\nok\r\n0\r\n\r\n",
+        b"content-length: +2\r\n", b"transfer-encoding: chunked\r\n", b"content-length : 2\r\n", b"x: y\r\n",
+        b"x: \0\r\n", b" folded\r\n", b"\r\n", b"\n", b"ok", b"2\r\nok\r\n0\r\n\r\n",
     ]
 )  # fmt: skip
 
