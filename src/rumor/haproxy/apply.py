@@ -22,6 +22,7 @@ from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_rep
 from rumor.haproxy.plan import Memory, Plan, ProbeServer, Step, plan
 from rumor.haproxy.replies import (
     Processes,
+    Readings,
     filter_state,
     parse_processes,
     parse_reload,
@@ -139,6 +140,7 @@ class Applier:
         self._last_knock = Instant(clock() - _KNOCK_PAUSE)
         self._unwritten = ""
         self._memory = Memory()
+        self._readings: Readings = {}
         self._known: dict[str, _Known] = {}
         self._refused: dict[str, Instant] = {}
         """Revisions that HAProxy refused, and when they may be offered again."""
@@ -189,7 +191,7 @@ class Applier:
             await asyncio.to_thread(self._knock)
             return None
         self._master_pid = processes.master_pid
-        servers = parse_servers(picture.state, picture.stat, old_stats)
+        servers = parse_servers(picture.state, picture.stat, old_stats, last=self._readings)
         return Observed(processes, processes.version, parse_variable(picture.variable), servers)
 
     async def apply(self, revision: Revision) -> ApplyReport:
