@@ -69,7 +69,7 @@ class _PlainConnection:
             refusal = opened.connect_ex((address.host, address.port))
             if refusal == errno.EINPROGRESS and not _is_connected(opened):
                 loop = asyncio.get_running_loop()
-                await _ready(opened, loop.add_writer, loop.remove_writer)
+                await _ready(opened.fileno(), loop.add_writer, loop.remove_writer)
                 refusal = opened.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if refusal not in (0, errno.EINPROGRESS):
                 raise OSError(refusal, os.strerror(refusal))
@@ -90,7 +90,7 @@ class _PlainConnection:
     async def receive(self) -> bytes:
         loop = asyncio.get_running_loop()
         while True:
-            await _ready(self._socket, loop.add_reader, loop.remove_reader)
+            await _ready(self._socket.fileno(), loop.add_reader, loop.remove_reader)
             try:
                 return self._socket.recv(_BUFFER_BYTES)
             except BlockingIOError:
@@ -139,17 +139,14 @@ def _is_connected(opened: socket.socket) -> bool:
     return True
 
 
-async def _ready(
-    opened: socket.socket,
-    add: Callable[..., None],
-    remove: Callable[[socket.socket], bool],
-) -> None:
+async def _ready(descriptor: int, add: Callable[..., None], remove: Callable[[int], bool]) -> None:
     waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    add(opened, _wake, waiter)
+    # By its number: that of a socket the selector would print, and ask the kernel for both its addresses to do so.
+    add(descriptor, _wake, waiter)
     try:
         await waiter
     finally:
-        remove(opened)
+        remove(descriptor)
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:
