@@ -40,7 +40,7 @@ from rumor.model import (
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.pool.damping import Standings, damp, watch
 from rumor.pool.sensor import Sighting
-from rumor.pool.table import Blindness, PoolSettings, build_table, changes, closed_doors, explain
+from rumor.pool.table import Blindness, PoolSettings, ServerChange, build_table, changes, closed_doors, explain
 from rumor.render.settings import RenderSettings
 from rumor.sources.base import Snapshot
 
@@ -434,9 +434,7 @@ class Balancing:
             log.info(
                 "server_changed", service=change.service, server=change.server, to=change.word, cause=change.reason
             )
-            text = f"{change.server} of {change.service}: {change.word}"
-            facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
-            await self._journal.append(Record(now, f"server_{change.word}", change.server, text, change.reason, facts))
+        await self._journal.append_all([_record(change, now) for change in made])
         self._table = table
         self._retry_at = time.monotonic() + _RETRY_PAUSE
         try:
@@ -525,6 +523,12 @@ class Balancing:
         self.counters.offers_refused += 1
         log.warning("offer_refused", member=subject, reason=reason)
         await self._journal.append(Record(WallTime(time.time()), "offer_refused", subject, reason))
+
+
+def _record(change: ServerChange, now: WallTime) -> Record:
+    text = f"{change.server} of {change.service}: {change.word}"
+    facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
+    return Record(now, f"server_{change.word}", change.server, text, change.reason, facts)
 
 
 def _is_draining(table: Table, observations: tuple[ServerObservation, ...]) -> bool:
