@@ -47,6 +47,8 @@ from rumor.sources.base import Snapshot
 log = get_logger("balancer")
 
 _RECONCILE_INTERVAL = 1.0
+_FRESH = 0.1
+"""A look at HAProxy is as good as new for so long."""
 _DRAIN_POLL = 0.1
 _ASKED_LIMIT = 256
 _FIRST_PICTURE_WAIT = 2.0
@@ -342,6 +344,7 @@ class Balancing:
         """Look, decide, act; return when to look again at the latest, in seconds."""
         before = () if self._observed is None else self._observed.servers
         self._observed = await self._applier.observe()
+        looked_at = time.monotonic()
         observations = () if self._observed is None else self._observed.servers
         await self._note_processes(self._observed)
         await self._heed(self._sensing.look(self._table, before, observations))
@@ -366,7 +369,9 @@ class Balancing:
         revision = self._revisions.newest
         if revision is None:
             return _RECONCILE_INTERVAL
-        report = await self._applier.apply(revision)
+        # Thousands of servers are not read twice within a moment.
+        is_fresh = time.monotonic() - looked_at < _FRESH
+        report = await self._applier.apply(revision, seen=self._observed if is_fresh else None)
         if report.observed is not None:
             self._processes = report.observed.processes.master_pid, report.observed.processes.worker_pid
         await self._note_report(revision, report)

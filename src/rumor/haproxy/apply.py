@@ -201,10 +201,14 @@ class Applier:
         servers = parse_servers(picture.state, picture.stat, old_stats, last=self._readings)
         return Observed(processes, processes.version, parse_variable(picture.variable), servers)
 
-    async def apply(self, revision: Revision) -> ApplyReport:
+    async def apply(self, revision: Revision, *, seen: Observed | None = None) -> ApplyReport:
         """Do what can be done now to bring HAProxy to this revision.
 
         Call again after `wake_in`, on every change, and now and then to repair what somebody else changed.
+
+        Args:
+            revision: what is wanted.
+            seen: what runs, where the caller has looked just now.
 
         Raises:
             Refused: the text is not one rumor can steer, or HAProxy refused a step it should have taken.
@@ -215,7 +219,8 @@ class Applier:
         if pause > 0:
             return ApplyReport("none", wake_in=Seconds(pause), observed=await self.observe())
         previous = await self._put_on_disk(revision.text)
-        observed = await self.observe()
+        # Where the file is new, HAProxy may have been started with the old one since: only a look after that counts.
+        observed = seen if seen is not None and previous == revision.text else await self.observe()
         how, done = "none", list[str]()
         for _ in range(_ROUNDS):
             if observed is None:
