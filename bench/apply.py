@@ -51,6 +51,8 @@ CAUSE = Cause("bench", "a bench")
 CHECK = CheckRule("/health", Seconds(60.0), Seconds(1.0), 1, 3)
 PROBE = CheckSettings(CheckKind.HTTP, "/health", timeout=Seconds(1.0))
 APP = f"""
+global
+    nbthread 1
 defaults
     mode http
     timeout connect 1s
