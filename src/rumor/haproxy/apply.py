@@ -44,6 +44,8 @@ _REFUSAL_PAUSE = Seconds(30.0)
 _PROBES_AT_ONCE = 64
 _PROBE_PATIENCE = Seconds(0.25)
 """Others wait meanwhile. A server that is slower comes in by HAProxy's own check."""
+_GATHERING = Seconds(0.005)
+"""Good answers that come so soon after one another go to HAProxy together."""
 _OLD_WORKERS_ASKED = 8
 _OLD_WORKER_DEADLINE = Seconds(0.5)
 _TEXTS_KEPT = 8
@@ -398,6 +400,8 @@ class Applier:
             done = await self._carry_out_now(now)
             while not all(task.done() for task in tasks) or well:
                 await wake.wait()
+                if not all(task.done() for task in tasks):
+                    await asyncio.sleep(_GATHERING)
                 wake.clear()
                 due = [step for step in well if step.key not in self._memory.refused]
                 well.clear()
