@@ -50,7 +50,7 @@ THINKING = {
     "serf.members", "serf.ring", "serf.queries", "serf.keys", "serf.layer", "serf.stream", "serf.rpc", "sources.base",
     "sources.gossip", "pool.table", "pool.evidence", "render.settings", "render.template",
     "render.sandbox", "render.words", "render.file", "render.free_text", "haproxy.replies",
-    "haproxy.config_text", "haproxy.plan", "checks.outcome", "supervise.base", "supervise.backoff", "supervise.exits",
+    "haproxy.config_text", "haproxy.plan", "checks.outcome", "checks.answer", "supervise.base", "supervise.backoff", "supervise.exits",
     "supervise.s6_text", "supervise.systemd_text", "supervise.supervisord_log", "web.views",
     "haproxy.parts", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.endings", "agent.settings",
