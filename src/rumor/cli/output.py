@@ -1,6 +1,7 @@
 """Tables and colours: the only place of the command line that draws. JSON is printed as the agent gave it.
 
-Text from the network goes through `_safe`: a name must not steer the terminal it is printed on.
+Text from the network goes through `_safe`: a name must not steer the terminal it is printed on. And nothing goes to
+rich as a bare `str`: it would read markup there, in which `[haproxy.cfg:62]` vanishes and `[/etc/x.pem]` is an error.
 """
 
 import difflib
@@ -42,7 +43,7 @@ def members(value: Value) -> Table:
     drawn = _table("name", "address", "status", "tags")
     for member in value["members"]:
         tags = ",".join(f"{key}={text}" for key, text in member["tags"].items())
-        drawn.add_row(_safe(member["name"]), member["addr"], _state(member["status"]), _safe(tags))
+        _add(drawn, member["name"], member["addr"], _state(member["status"]), tags)
     return drawn
 
 
@@ -51,14 +52,15 @@ def table(value: Value) -> Table:
     notes = _pinned(value) + [
         _set_aside(entry["name"], entry["set_aside"]) for entry in value["services"] if entry["set_aside"]
     ]
-    drawn.caption = "\n".join(notes) or None
+    drawn.caption = _caption(notes)
     for service in value["services"]:
         for server in service["servers"] or [None]:
             if server is None:
-                drawn.add_row(service["name"], Text("no server", style="red"))
+                _add(drawn, service["name"], Text("no server", style="red"))
                 continue
             haproxy = server["haproxy"] or {}
-            drawn.add_row(
+            _add(
+                drawn,
                 service["name"],
                 server["name"],
                 server["address"],
@@ -66,7 +68,7 @@ def table(value: Value) -> Table:
                 str(server["weight"]),
                 f"{haproxy.get('status', '-')} {haproxy.get('check', '')}".strip(),
                 str(haproxy.get("sessions", "-")),
-                _safe("; ".join(_evidence(entry) for entry in server["evidence"])),
+                "; ".join(_evidence(entry) for entry in server["evidence"]),
             )
     return drawn
 
@@ -125,11 +127,12 @@ def health(value: Value) -> str:
 
 def history(value: Value) -> Table:
     drawn = _table("revision", "at", "outcome", "how", "cause", "words")
-    drawn.caption = "\n".join(_pinned(value)) or None
+    drawn.caption = _caption(_pinned(value))
     for entry in value["revisions"]:
-        drawn.add_row(
-            entry["id"][:12], entry["at"], _state(entry["outcome"]), entry["how"], _safe(entry["cause"]),
-            _safe(entry["words"].splitlines()[0] if entry["words"] else ""),
+        words = entry["words"].splitlines()
+        _add(
+            drawn, entry["id"][:12], entry["at"], _state(entry["outcome"]), entry["how"], entry["cause"],
+            words[0] if words else "",
         )  # fmt: skip
     return drawn
 
@@ -191,12 +194,20 @@ def findings(value: Value) -> Table:
     drawn = _table("", "what", "found", "what to do")
     for finding in value["findings"]:
         mark = Text("ok", style="green") if finding["ok"] else Text("lacks", style="red")
-        drawn.add_row(mark, finding["what"], _safe(finding["found"]), finding["advice"])
+        _add(drawn, mark, finding["what"], finding["found"], finding["advice"])
     return drawn
 
 
 def _table(*columns: str) -> Table:
     return Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+
+
+def _add(drawn: Table, *cells: str | Text) -> None:
+    drawn.add_row(*(cell if isinstance(cell, Text) else _safe(cell) for cell in cells))
+
+
+def _caption(notes: list[str]) -> Text | None:
+    return Text("\n".join(notes)) if notes else None
 
 
 def _state(word: str) -> Text:
