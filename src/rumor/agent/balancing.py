@@ -6,6 +6,7 @@ of the members and, at the latest, each second, so that what runs is read back a
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -52,6 +53,9 @@ _ASKED_LIMIT = 256
 _FIRST_PICTURE_WAIT = 2.0
 _SHORTEST_PAUSE = 0.02
 _REPORTED_LIMIT = 1024
+_DONE_LIMIT = 20
+"""So many steps of an apply stand in its record's text; the rest in its facts."""
+_STEP_TARGET = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _RETRY_PAUSE = 30.0
 """A service that is served by an older part of the configuration gets another try so often: a file may be back."""
 
@@ -434,7 +438,7 @@ class Balancing:
             log.info(
                 "server_changed", service=change.service, server=change.server, to=change.word, cause=change.reason
             )
-            text = f"{change.server} of {change.service}: {change.word}"
+            text = f"{change.server} of {change.service}: {change.done}"
             facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
             await self._journal.append(Record(now, f"server_{change.word}", change.server, text, change.reason, facts))
         self._table = table
@@ -478,17 +482,22 @@ class Balancing:
         if not report.done:
             return
         self.counters.applies[report.how] = self.counters.applies.get(report.how, 0) + 1
-        done = "; ".join(report.done[:20])
+        done, cause = _in_words(report.done), revision.cause.text
+        facts = _facts(report) | {"cause_kind": revision.cause.kind}
         if was_converged and revision is self._applied:
-            # Nothing new was wanted, yet something differed: somebody else was at HAProxy.
+            # Nothing new was wanted, yet something differed: somebody else was at HAProxy. What made the revision then
+            # is not what made this.
             self.counters.repairs += 1
             log.warning("repaired", done=done)
-            text = f"HAProxy differed though nothing new was wanted: {done}"
-            await self._journal.append(Record(WallTime(time.time()), "drift_repaired", "", text))
+            cause = "HAProxy differed though nothing new was wanted"
+            facts["cause_kind"] = "drift"
+            subject = "" if " " in facts["servers"] else facts["servers"].rpartition("/")[2]
+            await self._journal.append(
+                Record(WallTime(time.time()), "drift_repaired", subject, f"{cause}: {done}", facts=facts)
+            )
         else:
             log.info("applied", id=revision.id[:12], how=report.how, done=done)
-        now = WallTime(time.time())
-        await self._journal.append(Record(now, "applied", "", done, revision.cause.text, {"how": report.how}))
+        await self._journal.append(Record(WallTime(time.time()), "applied", "", done, cause, facts))
         if revision is not self._applied:
             await self._journal.set_outcome(revision.id, Outcome.APPLIED, done, report.how)
             self._applied = revision
@@ -525,6 +534,18 @@ class Balancing:
         self.counters.offers_refused += 1
         log.warning("offer_refused", member=subject, reason=reason)
         await self._journal.append(Record(WallTime(time.time()), "offer_refused", subject, reason))
+
+
+def _in_words(done: Sequence[str]) -> str:
+    more = f"; and {len(done) - _DONE_LIMIT} more" if len(done) > _DONE_LIMIT else ""
+    return "; ".join(done[:_DONE_LIMIT]) + more
+
+
+def _facts(report: ApplyReport) -> dict[str, str]:
+    """Return what the words of a report leave out: all servers it is about, and all steps if they are many."""
+    servers = dict.fromkeys(word for step in report.done for word in step.split() if _STEP_TARGET.fullmatch(word))
+    facts = {"how": report.how, "servers": " ".join(servers)}
+    return facts | {"steps": "; ".join(report.done)} if len(report.done) > _DONE_LIMIT else facts
 
 
 def _is_draining(table: Table, observations: tuple[ServerObservation, ...]) -> bool:

@@ -108,7 +108,9 @@ def why(value: Value) -> Text:
         haproxy = server["haproxy"]
         sessions = f"{haproxy['sessions']} now, {haproxy['sessions_total']} in all" if haproxy else "HAProxy has it not"
         drawn.append(f"  {'sessions':<9} {sessions}\n")
-    if not value["servers"]:
+    if value["template"] is not None:
+        drawn.append_text(_template(value["template"]))
+    elif not value["servers"]:
         member = value["member"]
         seen = f"its member is {member['status']}" if member else "nobody sees its member"
         drawn.append(f"{value['name']} is no server now: {seen}\n")
@@ -118,6 +120,14 @@ def why(value: Value) -> Text:
         drawn.append(f"{record['at']}  {_safe(record['text'])}{cause}\n")
     if not value["records"]:
         drawn.append("The journal holds nothing of it.\n")
+    return drawn
+
+
+def _template(value: Value) -> Text:
+    written = f"written {value['written_at']}" if value["written_at"] else "not written since the agent started"
+    drawn = Text(f"{value['name']} is a template of this node: {value['destination']}, {written}\n")
+    if value["error"]:
+        drawn.append("  error     ").append_text(_safe(value["error"])).append("\n")
     return drawn
 
 
