@@ -426,18 +426,25 @@ def config_release(data: Path | None, node: str | None, api: str | None, token: 
 
 
 @config.command("check")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--config", "toml", envvar="RUMOR_FILE", type=click.Path(path_type=Path), help="rumor.toml, for a template."
 )
 @format_option
-def config_check(file: Path, toml: Path | None, form: str) -> int:
-    """Ask HAProxy whether it would load FILE: a haproxy.cfg, or a template that ends in .j2."""
+def config_check(file: Path | None, toml: Path | None, form: str) -> int:
+    """Ask HAProxy whether it would load FILE: a haproxy.cfg, a template (.j2), or what a rumor.toml renders.
+
+    Without FILE it is ./rumor.toml. What is rendered is rendered with sample servers of every kind, and below each of
+    HAProxy's words stands the line they are about.
+    """
     from rumor.cli import output
     from rumor.cli.checking import check_file
 
-    words = check_file(file, file_of(toml))
-    output.show({"file": str(file), "ok": not words, "words": words}, form, output.check)
+    path = file_of(toml)
+    if file is None and path is None:
+        raise click.UsageError("there is no ./rumor.toml: name a FILE (`rumor init` writes a rumor.toml)")
+    words = check_file(file, path)
+    output.show({"file": str(file or path), "ok": not words, "words": words}, form, output.check)
     return 1 if words else 0
 
 
