@@ -17,6 +17,8 @@ from rich.text import Text
 Value = dict[str, Any]
 Draw = Callable[[Value], "Table | Text | str"]
 
+_CELL_LIMIT = 200
+
 _COLOURS = {
     "alive": "green", "suspect": "yellow", "leaving": "yellow", "left": "dim", "failed": "red",
     "ready": "green", "drain": "yellow", "maint": "red", "applied": "green", "refused": "red", "pending": "yellow",
@@ -204,7 +206,7 @@ def findings(value: Value) -> Table:
     drawn = _table("", "what", "found", "what to do")
     for finding in value["findings"]:
         mark = Text("ok", style="green") if finding["ok"] else Text("lacks", style="red")
-        _add(drawn, mark, finding["what"], finding["found"], finding["advice"])
+        _add(drawn, mark, finding["what"], _cut(finding["found"]), finding["advice"])
     return drawn
 
 
@@ -218,6 +220,12 @@ def _add(drawn: Table, *cells: str | Text) -> None:
 
 def _caption(notes: list[str]) -> Text | None:
     return Text("\n".join(notes)) if notes else None
+
+
+def _cut(text: str) -> str:
+    """Return a text on one line that leaves room for others; JSON has it whole."""
+    text = " ".join(text.split())
+    return text if len(text) <= _CELL_LIMIT else f"{text[: _CELL_LIMIT - 1]}…"
 
 
 def _state(word: str) -> Text:

@@ -57,6 +57,16 @@ def test_the_advice_of_the_doctor_can_be_copied(capsys: pytest.CaptureFixture[st
     assert BRACKETS in text
 
 
+def test_a_long_finding_leaves_room_for_its_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    found = "service web is not served: [haproxy.cfg:62] : no\nsuch word\n" + "x" * 900
+    value = {"findings": [{"what": "agent balancer", "ok": False, "found": found, "advice": "see the journal"}]}
+    lines = printed(value, output.findings, capsys).splitlines()
+    assert len(lines) == 2
+    assert "[haproxy.cfg:62] : no such word xxx" in lines[1]
+    assert "x… " in lines[1]
+    assert len(lines[1]) < 260
+
+
 def test_control_characters_are_spelled_out(capsys: pytest.CaptureFixture[str]) -> None:
     member = {"name": "web-1", "addr": "10.0.0.1:7946", "status": "alive", "tags": {"note": "\x1b[2J"}}
     assert "\x1b" not in printed({"members": [member]}, output.members, capsys)
