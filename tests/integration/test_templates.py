@@ -117,8 +117,8 @@ reload = "{tmp_path}/reload.sh {{file}}"
         await world.until(lambda: len(log.read_text().splitlines()) == 2, "reloaded once for each text")
         assert (tmp_path / "list").stat().st_ino != first
         assert world.templates is not None
+        await world.until(lambda: world.kinds == ["template_written"] * 2, "each is journalled once")
         assert world.templates.states[0].error == ""
-        assert world.kinds == ["template_written"] * 2
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
 
