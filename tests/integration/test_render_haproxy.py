@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from rumor.config.traffic import SECTIONS
 from rumor.model import Cause, Rotation, Seconds, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
@@ -462,16 +461,3 @@ async def test_a_port_that_is_taken_passes_the_check_and_fails_the_test_bind(
         assert await publish.check_haproxy(haproxy_program, text) == ""
         assert publish.test_bind(publish.new_binds("", text)) == f"cannot bind {taken}: Address already in use"
         assert publish.new_binds(text, text) == ()
-
-
-@pytest.mark.parametrize("word", sorted(SECTIONS - {"crt-store", "log-profile", "traces", "acme"}))
-def test_what_we_take_for_a_section_is_one_to_haproxy(haproxy_program: Path, word: str) -> None:
-    def said(word: str) -> str:
-        done = subprocess.run(
-            [haproxy_program, "-c", "-f", "/dev/stdin"], input=f"{word} x\n", capture_output=True, text=True,
-            timeout=DEADLINE, check=False,
-        )  # fmt: skip
-        return done.stdout + done.stderr
-
-    assert "out of section" in said("no-such-section")
-    assert "out of section" not in said(word)

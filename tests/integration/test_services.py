@@ -8,6 +8,7 @@ import json
 import shutil
 import ssl
 import struct
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from rumor.agent.revisions import Surroundings
 from rumor.agent.settings import check_settings
 from rumor.checks.loop import run_check
 from rumor.config import Config, load
+from rumor.config.traffic import SECTIONS
 from rumor.haproxy.certificates import Certificates
 from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, Instant, Member, MemberStatus
@@ -846,6 +848,19 @@ frontend extra
         assert "x-mine: yes\r\n" in reply.seen.lower()
         assert "description: mine" in await balancer.worker.ask("show info")
         assert (await ask(extra)).body == "hello"
+
+
+@pytest.mark.parametrize("word", sorted(SECTIONS - {"crt-store", "log-profile", "traces", "acme"}))
+def test_what_we_take_for_a_section_is_one_to_haproxy(haproxy_program: Path, word: str) -> None:
+    def said(word: str) -> str:
+        done = subprocess.run(
+            [haproxy_program, "-c", "-f", "/dev/stdin"], input=f"{word} x\n", capture_output=True, text=True,
+            timeout=DEADLINE, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    assert "out of section" in said("no-such-section")
+    assert "out of section" not in said(word)
 
 
 # --- several balancers

@@ -6,12 +6,12 @@ of the members and, at the latest, each second, so that what runs is read back a
 """
 
 import asyncio
-import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rumor.agent import apply_words
 from rumor.agent.debounce import Debounce
 from rumor.agent.drain import ANSWER_AFTER, Holding, Question
 from rumor.agent.operator_words import OperatorWords, ServerName, find_servers
@@ -53,9 +53,6 @@ _ASKED_LIMIT = 256
 _FIRST_PICTURE_WAIT = 2.0
 _SHORTEST_PAUSE = 0.02
 _REPORTED_LIMIT = 1024
-_DONE_LIMIT = 20
-"""So many steps of an apply stand in its record's text; the rest in its facts."""
-_STEP_TARGET = re.compile(r"[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+")
 _RETRY_PAUSE = 30.0
 """A service that is served by an older part of the configuration gets another try so often: a file may be back."""
 
@@ -482,8 +479,8 @@ class Balancing:
         if not report.done:
             return
         self.counters.applies[report.how] = self.counters.applies.get(report.how, 0) + 1
-        done, cause = _in_words(report.done), revision.cause.text
-        facts = _facts(report) | {"cause_kind": revision.cause.kind}
+        done, cause = apply_words.in_words(report.done), revision.cause.text
+        facts = apply_words.facts(report) | {"cause_kind": revision.cause.kind}
         if was_converged and revision is self._applied:
             # Nothing new was wanted, yet something differed: somebody else was at HAProxy. What made the revision then
             # is not what made this.
@@ -534,18 +531,6 @@ class Balancing:
         self.counters.offers_refused += 1
         log.warning("offer_refused", member=subject, reason=reason)
         await self._journal.append(Record(WallTime(time.time()), "offer_refused", subject, reason))
-
-
-def _in_words(done: Sequence[str]) -> str:
-    more = f"; and {len(done) - _DONE_LIMIT} more" if len(done) > _DONE_LIMIT else ""
-    return "; ".join(done[:_DONE_LIMIT]) + more
-
-
-def _facts(report: ApplyReport) -> dict[str, str]:
-    """Return what the words of a report leave out: all servers it is about, and all steps if they are many."""
-    servers = dict.fromkeys(word for step in report.done for word in step.split() if _STEP_TARGET.fullmatch(word))
-    facts = {"how": report.how, "servers": " ".join(servers)}
-    return facts | {"steps": "; ".join(report.done)} if len(report.done) > _DONE_LIMIT else facts
 
 
 def _is_draining(table: Table, observations: tuple[ServerObservation, ...]) -> bool:

@@ -1,5 +1,6 @@
 """`rumor doctor`: look at the machine, and say for each thing what was found and what to do."""
 
+import contextlib
 import os
 import platform
 import resource
@@ -12,13 +13,15 @@ from pathlib import Path
 
 from rumor.api_client import AgentApi
 from rumor.config import Config, load
-from rumor.errors import ConfigError, RumorError
+from rumor.errors import ConfigError, PeerError, RumorError
+from rumor.haproxy.config_text import words_of
 from rumor.local.ports import is_free
-from rumor.names import Endpoint
+from rumor.names import Endpoint, parse_endpoint
 from rumor.places import places
-from rumor.render.publish import ANY_HOST, find_haproxy, new_binds
+from rumor.render.publish import find_haproxy
 
 _FILES_WANTED = 4096
+_ANY_HOST = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - names of "any address", bound nowhere here
 _SOCKET_PATH_LIMIT = 84
 
 
@@ -81,10 +84,20 @@ def _agents(data: Path) -> list[_Agent]:
 
 
 def _binds(config: Path) -> tuple[Endpoint, ...]:
+    """Return the plain addresses that a configuration listens on."""
     try:
-        return new_binds("", config.read_text(encoding="utf-8"))
+        lines = config.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return ()
+    found = []
+    for line in lines:
+        match words_of(line):
+            case ["bind", address, *_]:
+                with contextlib.suppress(PeerError):
+                    found.append(parse_endpoint(address))
+            case _:
+                pass
+    return tuple(found)
 
 
 def _running(agents: Iterable[_Agent]) -> Iterable[Finding]:
@@ -187,6 +200,6 @@ def _port(key: str, endpoint: Endpoint, owner: str) -> Finding:
 
 def _serves(agent: _Agent, endpoint: Endpoint) -> bool:
     return any(
-        bind.port == endpoint.port and (bind.host == endpoint.host or {bind.host, endpoint.host} <= ANY_HOST)
+        bind.port == endpoint.port and (bind.host == endpoint.host or {bind.host, endpoint.host} <= _ANY_HOST)
         for bind in agent.binds
     )

@@ -168,6 +168,32 @@ async def test_somebody_elses_hand_is_repaired_and_journalled(tmp_path: Path) ->
     assert "weight web/one" in records[0].text
 
 
+async def test_an_operators_word_survives_repair_and_the_agents_restart(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        assert await world.balancing.operate("drain", "one", by="ann") == [(WEB, "one")]
+        assert await world.balancing.operate("weight", "web/two", weight=7, by="ann") == [(WEB, "two")]
+        await world.until(lambda: list(world.serving) == ["two"], "one is drained")
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 7, "two is weighed")
+        # Somebody else takes it back by HAProxy's own socket.
+        world.haproxy.servers["web", "one"].admin = 0
+        world.haproxy.servers["web", "two"].weight = 100
+        world.balancing.wake()
+        await world.until(lambda: list(world.serving) == ["two"], "it is drained again")
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 7, "and weighed again")
+        assert "operator_drain" in await world.kinds()
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: list(world.serving) == ["two"], "two serves")
+        await world.until(lambda: world.balancing.is_converged, "converged")
+        assert list(world.serving) == ["two"]
+        await world.balancing.operate("ready", "one")
+        await world.balancing.operate("weight", "two", weight=None)
+        await world.until(lambda: len(world.serving) == 2, "both serve again")
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 100, "two has its own weight")
+
+
 async def test_a_repair_has_a_cause_of_its_own_and_says_whom_it_is_about(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         world.see(member("one", 1), member("two", 2))
@@ -202,32 +228,6 @@ async def test_an_apply_to_many_servers_names_them_all(tmp_path: Path) -> None:
     many = [record for record in applies if "; and " in record.text]
     assert many
     assert all(record.facts["steps"].startswith(record.text.partition("; and ")[0]) for record in many)
-
-
-async def test_an_operators_word_survives_repair_and_the_agents_restart(tmp_path: Path) -> None:
-    async with running(tmp_path) as world:
-        world.see(member("one", 1), member("two", 2))
-        await world.until(lambda: len(world.serving) == 2, "both serve")
-        assert await world.balancing.operate("drain", "one", by="ann") == [(WEB, "one")]
-        assert await world.balancing.operate("weight", "web/two", weight=7, by="ann") == [(WEB, "two")]
-        await world.until(lambda: list(world.serving) == ["two"], "one is drained")
-        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 7, "two is weighed")
-        # Somebody else takes it back by HAProxy's own socket.
-        world.haproxy.servers["web", "one"].admin = 0
-        world.haproxy.servers["web", "two"].weight = 100
-        world.balancing.wake()
-        await world.until(lambda: list(world.serving) == ["two"], "it is drained again")
-        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 7, "and weighed again")
-        assert "operator_drain" in await world.kinds()
-    async with running(tmp_path) as world:
-        world.see(member("one", 1), member("two", 2))
-        await world.until(lambda: list(world.serving) == ["two"], "two serves")
-        await world.until(lambda: world.balancing.is_converged, "converged")
-        assert list(world.serving) == ["two"]
-        await world.balancing.operate("ready", "one")
-        await world.balancing.operate("weight", "two", weight=None)
-        await world.until(lambda: len(world.serving) == 2, "both serve again")
-        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 100, "two has its own weight")
 
 
 @pytest.mark.parametrize(
