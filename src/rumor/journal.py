@@ -13,9 +13,10 @@ import re
 import sqlite3
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -114,6 +115,11 @@ class Journal:
     async def append(self, record: Record) -> None:
         """Keep one record; once this returns, kill -9 does not lose it (see `write_errors` for the exception)."""
         await self._write(lambda db: self._append(db, record))
+
+    async def append_all(self, records: Sequence[Record]) -> None:
+        """Keep records, in this order; as `append` does, but in few writes, each no longer than one step of pruning."""
+        for start in range(0, len(records), self._limits.step):
+            await self._write(partial(self._append_each, records=records[start : start + self._limits.step]))
 
     async def add_revision(self, revision: Revision, outcome: Outcome, words: str = "", how: str = "") -> None:
         """Keep a revision. The same text may come back later with another cause: that is a new entry of its own."""
@@ -278,6 +284,10 @@ class Journal:
         """Return what fits, with anything that is not Unicode (odd bytes in HAProxy's words) as an escape."""
         text = text.encode(errors="backslashreplace").decode()
         return text if len(text) <= self._limits.text_chars else text[: self._limits.text_chars - 1] + "…"
+
+    def _append_each(self, db: sqlite3.Connection, records: Sequence[Record]) -> None:
+        for record in records:
+            self._append(db, record)
 
     def _append(self, db: sqlite3.Connection, record: Record) -> None:
         db.execute(

@@ -20,6 +20,8 @@ IPAddress = IPv4Address | IPv6Address
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 _HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9_-]{1,63}(?<!-))*\.?", re.ASCII)
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_CANONICAL_IPV4 = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}", re.ASCII)
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _WEIGHT = re.compile(r"[0-9]{1,3}", re.ASCII)
 # HAProxy's own rows in `show stat`; a server of that name could not be told from them.
@@ -91,6 +93,15 @@ def parse_ip(text: str) -> IPAddress:
     return address
 
 
+def parse_host(text: str) -> str:
+    """Return an IP address as text, in its one canonical form.
+
+    Raises:
+        PeerError: see `parse_ip`.
+    """
+    return text if _CANONICAL_IPV4.fullmatch(text) else str(parse_ip(text))
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class HostPort:
     """An IP address and a port: where a member gossips or a server listens. Prints as `10.0.0.7:80` or `[::1]:80`."""
@@ -147,7 +158,7 @@ def parse_host_port(text: str) -> HostPort:
     host, port = _split_port(text)
     if port is None:
         raise PeerError(f"address {text[:80]!a} is refused: the port is missing")
-    return HostPort.of(parse_ip(host), parse_port(port))
+    return HostPort(parse_host(host), parse_port(port))
 
 
 def parse_endpoint(text: str, *, default_port: int | None = None) -> Endpoint:

@@ -6,6 +6,7 @@ parse is refused as a whole; a word this version does not know is skipped, so th
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from rumor.errors import PeerError
 from rumor.model import AppState, Offer
@@ -16,8 +17,9 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,31}", re.ASCII)
 _WORDS_LIMIT = 16
 
 
+@lru_cache(maxsize=2048)
 def parse_offer(key: str, value: str) -> Offer:
-    """Parse one tag whose key begins with `service:`.
+    """Parse one tag whose key begins with `service:`; a balancer reads those of all members again in each cycle.
 
     Raises:
         PeerError: the name, port, state, weight, version or backup is out of its range.

@@ -59,6 +59,11 @@ class Places:
         return self.directory / "owed_reloads"
 
     @property
+    def exits(self) -> Path:
+        """How this node's programs ended last, a file for each."""
+        return self.directory / "exits"
+
+    @property
     def master_socket(self) -> Path:
         return self.run_directory / "master.sock"
 

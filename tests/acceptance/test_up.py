@@ -416,7 +416,7 @@ def test_a_refused_second_up_leaves_the_firsts_file_alone(tmp_path: Path, start:
 
 def test_an_app_that_cannot_start_is_told_at_once_with_its_words(tmp_path: Path, start: Callable[..., Up]) -> None:
     up = start(tmp_path, "--app", f"{sys.executable} no-such-file.py {{port}}")
-    wait_for(lambda: "web-1-app fell" in up.text, lambda: up.text, 20)
+    wait_for(lambda: "web-1-app ended with status 2, and is tried again" in up.text, lambda: up.text, 20)
     assert "No such file or directory" in up.text
     up.stop()
 

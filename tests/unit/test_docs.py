@@ -69,7 +69,7 @@ def test_the_shapes_in_the_document_are_those_of_the_views(key: str) -> None:
 def test_every_key_of_the_configuration_is_documented() -> None:
     text = (ROOT / "docs" / "configuration.md").read_text()
     for section, keys in SECTION_KEYS.items():
-        heading = f"## `[{section}.NAME]`" if section in ("service", "template") else f"## `[{section}]`"
+        heading = f"## `[{section}.NAME]`" if section in ("service", "template", "program") else f"## `[{section}]`"
         part = text.split(heading, 1)[1].split("\n## ", 1)[0]
         assert sorted(re.findall(r"^\| `(\w+)`", part, re.MULTILINE)) == sorted(keys), section
 

@@ -263,3 +263,13 @@ async def test_file_is_for_its_owner_alone(path: Path) -> None:
         await book.append(record(1))
         for file in path.parent.iterdir():
             assert file.stat().st_mode & 0o077 == 0, file
+
+
+async def test_many_records_come_in_order_and_pruning_keeps_up_with_them(path: Path) -> None:
+    async with journal(path, JournalLimits(records=30, step=7)) as book:
+        await book.append_all([record(number) for number in range(20)])
+        assert numbers(await book.records(limit=3)) == [19, 18, 17]
+        await book.append_all([record(number) for number in range(20, 100)])
+        assert numbers(await book.records()) == list(range(99, 69, -1))
+        await book.append_all([])
+        assert len(await book.records()) == 30

@@ -7,6 +7,7 @@ from rumor.names import (
     Endpoint,
     HostPort,
     parse_endpoint,
+    parse_host,
     parse_host_port,
     parse_ip,
     parse_member_name,
@@ -86,3 +87,24 @@ def test_endpoints_that_are_neither_address_nor_name_are_refused(text: str) -> N
 def test_an_endpoint_without_a_port_is_refused_where_there_is_no_default() -> None:
     with pytest.raises(PeerError, match="port is missing"):
         parse_endpoint("balancer")
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("255.255.255.255", "255.255.255.255"),
+        ("0.0.0.0", "0.0.0.0"),
+        ("2001:DB8::0", "2001:db8::"),
+    ],
+)
+def test_hosts_are_printed_in_their_one_form(text: str, canonical: str) -> None:
+    assert parse_host(text) == canonical == str(parse_ip(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["256.0.0.1", "10.0.0.07", "10.0.0", "10.0.0.7\n", "10.0.0.1.2", "١.0.0.1", "", "web-1"]
+)
+def test_hosts_that_are_no_address_are_refused(text: str) -> None:
+    with pytest.raises(PeerError):
+        parse_host(text)

@@ -14,6 +14,7 @@ from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
 from rumor.agent.settings import check_settings
 from rumor.checks.loop import run_check
+from rumor.checks.outcome import CheckSettings
 from rumor.config import Config
 from rumor.errors import ConfigError, PeerError
 from rumor.haproxy.apply import Applier, ApplierSettings
@@ -89,7 +90,7 @@ def make_balancing(
     log.info("haproxy", program=program.path, version=program.version, config=place.haproxy_config)
 
     async def check(text: str, running: str) -> str:
-        words = await check_haproxy(program.path, text)
+        words = await check_and_learn(program.path, text, applier)
         before = running or await text_that_runs() or await asyncio.to_thread(_read_if_there, place.haproxy_config)
         return words or await asyncio.to_thread(test_bind, new_binds(before, text))
 
@@ -105,9 +106,11 @@ def make_balancing(
         text = await asyncio.to_thread(_read_if_there, place.haproxy_config)
         return text if revision_id(text) == revision else None
 
+    checks = _Checks(config)
+
     async def probe(service: ServiceName, address: HostPort) -> bool:
-        known = next((entry for entry in config().services if entry.name == service), None)
-        return known is not None and (await run_check(check_settings(known), address)).ok
+        known = checks.of(service)
+        return known is not None and (await run_check(known, address)).ok
 
     async def keep_template(text: str) -> None:
         try:
@@ -141,6 +144,32 @@ def make_balancing(
         certificates=Certificates(write_atomically),
         node=parse_member_name(membership.name),
     )
+
+
+class _Checks:
+    """How each service's apps are asked; put together once for each configuration, and not for each of its servers."""
+
+    def __init__(self, config: Callable[[], Config]) -> None:
+        self._config = config
+        self._read: Config | None = None
+        self._settings: Mapping[ServiceName, CheckSettings] = {}
+
+    def of(self, service: ServiceName) -> CheckSettings | None:
+        config = self._config()
+        if config is not self._read:
+            self._settings = {entry.name: check_settings(entry) for entry in config.services}
+            self._read = config
+        return self._settings.get(service)
+
+
+async def check_and_learn(program: Path, text: str, applier: Applier) -> str:
+    """Return HAProxy's own words against a configuration; meanwhile the applier reads it, should it come to that."""
+    async with asyncio.TaskGroup() as tasks:
+        checking = tasks.create_task(check_haproxy(program, text), name="haproxy -c")
+        # Time for it to begin: another processor does that work.
+        await asyncio.sleep(0)
+        applier.learn(text)
+    return checking.result()
 
 
 def _read_if_there(path: Path) -> str:

@@ -41,13 +41,15 @@ from rumor.model import (
 from rumor.names import HostPort, MemberName, ServiceName
 from rumor.pool.damping import Standings, damp, watch
 from rumor.pool.sensor import Sighting
-from rumor.pool.table import Blindness, PoolSettings, build_table, changes, closed_doors, explain
+from rumor.pool.table import Blindness, PoolSettings, ServerChange, build_table, changes, closed_doors, explain
 from rumor.render.settings import RenderSettings
 from rumor.sources.base import Snapshot
 
 log = get_logger("balancer")
 
 _RECONCILE_INTERVAL = 1.0
+_FRESH = 0.1
+"""A look at HAProxy is as good as new for so long."""
 _DRAIN_POLL = 0.1
 _ASKED_LIMIT = 256
 _FIRST_PICTURE_WAIT = 2.0
@@ -343,6 +345,7 @@ class Balancing:
         """Look, decide, act; return when to look again at the latest, in seconds."""
         before = () if self._observed is None else self._observed.servers
         self._observed = await self._applier.observe()
+        looked_at = time.monotonic()
         observations = () if self._observed is None else self._observed.servers
         await self._note_processes(self._observed)
         await self._heed(self._sensing.look(self._table, before, observations))
@@ -367,7 +370,9 @@ class Balancing:
         revision = self._revisions.newest
         if revision is None:
             return _RECONCILE_INTERVAL
-        report = await self._applier.apply(revision)
+        # Thousands of servers are not read twice within a moment.
+        is_fresh = time.monotonic() - looked_at < _FRESH
+        report = await self._applier.apply(revision, seen=self._observed if is_fresh else None)
         if report.observed is not None:
             self._processes = report.observed.processes.master_pid, report.observed.processes.worker_pid
         await self._note_report(revision, report)
@@ -435,9 +440,7 @@ class Balancing:
             log.info(
                 "server_changed", service=change.service, server=change.server, to=change.word, cause=change.reason
             )
-            text = f"{change.server} of {change.service}: {change.done}"
-            facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
-            await self._journal.append(Record(now, f"server_{change.word}", change.server, text, change.reason, facts))
+        await self._journal.append_all([_record(change, now) for change in made])
         self._table = table
         self._retry_at = time.monotonic() + _RETRY_PAUSE
         try:
@@ -531,6 +534,12 @@ class Balancing:
         self.counters.offers_refused += 1
         log.warning("offer_refused", member=subject, reason=reason)
         await self._journal.append(Record(WallTime(time.time()), "offer_refused", subject, reason))
+
+
+def _record(change: ServerChange, now: WallTime) -> Record:
+    text = f"{change.server} of {change.service}: {change.done}"
+    facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
+    return Record(now, f"server_{change.word}", change.server, text, change.reason, facts)
 
 
 def _is_draining(table: Table, observations: tuple[ServerObservation, ...]) -> bool:

@@ -18,18 +18,20 @@ from typing import TYPE_CHECKING
 
 from rumor import __version__
 from rumor.agent.addresses import advertised_address, gossip_address
+from rumor.agent.balancer_queries import ask_balancers, hear_question, tell_ended
 from rumor.agent.cluster import Cluster
 from rumor.agent.drain import BALANCER_TAG, DRAIN_QUERY, RUMOR_TAG, Question
-from rumor.agent.drain_queries import ask_balancers, hear_question
+from rumor.agent.endings import ENDED_QUERY, ending_of, format_ending, parse_ending
 from rumor.agent.handlers import Ended, HandlerRunner, parse_handler
 from rumor.agent.keyring_file import read_keyring, write_keyring
 from rumor.agent.membership import Membership, MembershipSettings
 from rumor.agent.offering import Offering
 from rumor.agent.peers import PEERS_TAG
+from rumor.agent.programs import Programs
 from rumor.agent.settings import BALANCER, offer_settings, offered_services
 from rumor.agent.view import AgentView
 from rumor.config import Config, SerfConfig
-from rumor.errors import ConfigError, RumorError, Unreachable
+from rumor.errors import ConfigError, PeerError, RumorError, Unreachable
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import Cause, Offer, Record, Seconds, WallTime
@@ -38,6 +40,8 @@ from rumor.places import Places, places
 from rumor.serf.events import Change, KeyringChanged, MemberChanged, NameLost, QueryHeard
 from rumor.serf.rpc_server import RpcServer, RpcSettings
 from rumor.serf.stream import OWN_CHANGES, StreamEvent, kind_of, parse_filters
+from rumor.supervise.exits import Exit
+from rumor.supervise.notify import notify_ready
 from rumor.swim import events
 from rumor.swim.messages import VERSIONS
 from rumor.swim.presets import PRESETS, Timings
@@ -162,6 +166,7 @@ class Agent:
             background = [
                 tasks.create_task(self._write_journal(), name="journal"),
                 tasks.create_task(self._offering.run(), name="checks"),
+                tasks.create_task(Programs(self._place.exits, tell=self._on_ended).run(), name="programs"),
             ]
             await self._offering.wait_first_outcomes()
             membership = self._membership = self._make_membership()
@@ -187,6 +192,7 @@ class Agent:
                 )
                 self._warn_if_open()
                 self._on_started(str(gossip_address(self._config.cluster.bind)))
+                notify_ready(self._environ)
                 try:
                     failure = await self._join_first(cluster)
                     if not failure:
@@ -417,6 +423,9 @@ class Agent:
             if self._cluster is not None and self._balancing is not None:
                 hear_question(self._cluster, event, self._balancing.hear_drain)
             return
+        if isinstance(event, QueryHeard) and event.name == ENDED_QUERY:
+            self._hear_ended(event)
+            return
         if self._cluster is not None:
             self._cluster.notice(event)
         match event:
@@ -459,6 +468,27 @@ class Agent:
         if self._cluster is not None:
             question = Question(self._name, tuple(services))
             ask_balancers(self._cluster, balancers, question, self._offering.hear)
+
+    def _on_ended(self, program: str, end: Exit, lines: tuple[str, ...]) -> None:
+        """Journal how a program of this node ended, and tell balancers why a server of theirs fell."""
+        ending = ending_of(program, end, lines[-1] if lines else "")
+        self._record("program_ended", self._name, f"{program} {ending.how}", " / ".join(lines))
+        if self._cluster is None or self._membership is None:
+            return
+        balancers = [
+            one.name for one in self._membership.members() if BALANCER_TAG in one.tags and one.name != self._name
+        ]
+        if balancers:
+            tell_ended(self._cluster, balancers, format_ending(ending))
+
+    def _hear_ended(self, event: QueryHeard) -> None:
+        try:
+            member, ending = parse_member_name(event.source_node), parse_ending(event.payload)
+        except PeerError as error:
+            log.debug("ending_refused", sender=event.source_node[:80], reason=str(error))
+            return
+        if self._plays_balancer and member != self._name:
+            self._record("program_ended", member, f"{ending.program} on {member} {ending.how}", ending.words)
 
     def _record(self, kind: str, subject: str, text: str, cause: str = "") -> None:
         try:

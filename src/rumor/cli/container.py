@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import socket
 from pathlib import Path
 
@@ -38,15 +39,19 @@ def supervise(
     the agent drains and leaves, then the others stop, and all ends with status 0.
     """
     from rumor.config import load
-    from rumor.container.plan import Node, parts_of
-    from rumor.container.run import become_s6, prepare
+    from rumor.host.plan import Node, parts_of
+    from rumor.host.run import become_s6, prepare
     from rumor.names import parse_member_name
 
+    # As a container's first process it would not even hear that it is to stop: there is nothing to stop yet.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: os._exit(0))
     log.configure(level=log_level, format=log_format)
     path = file_of(file)
     config = load(path, environ=os.environ, overrides=overrides_of(settings))
     name = parse_member_name(node or socket.gethostname().partition(".")[0])
-    played = parts_of(parts, os.environ, [service.name for service in config.services])
-    plan = Node(name, played, path.absolute() if path else None, data_of(data, path), settings)
+    played = parts_of(parts, os.environ, config.services)
+    # An app runs where its image says, or where it was started: WORKDIR.
+    plan = Node(name, played, path.absolute() if path else None, data_of(data, path), settings, Path.cwd())
     asyncio.run(prepare(config, plan, scan_directory.absolute(), os.environ))
     become_s6(scan_directory.absolute())

@@ -1,12 +1,17 @@
-"""`rumor deploy` and `rumor restart --rolling`: new instances before old ones go."""
+"""`rumor deploy` and what `rumor restart --rolling` does: new instances before old ones go."""
 
 import asyncio
 import json
+import os
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from rumor.cli.options import data_of, data_option, file_of, options
 from rumor.config import parse_duration
 from rumor.deploy.engine import Engine, InRotation, Say, Spec
 from rumor.deploy.report import Report
@@ -14,27 +19,32 @@ from rumor.errors import RumorError
 from rumor.model import Seconds
 from rumor.names import parse_service_name
 
+if TYPE_CHECKING:
+    from rumor.deploy.docker import DockerEngine
+    from rumor.deploy.local import LocalEngine
+
 Story = Callable[[Engine, InRotation, Say], Awaitable[Report]]
 
-_timeout = click.option(
-    "--timeout", default="60s", show_default=True, metavar="TIME",
-    help="How long an instance may take until it is in rotation.",
+deploy_options = options(
+    click.option(
+        "--timeout", default="60s", show_default=True, metavar="TIME",
+        help="How long an instance may take until it is in rotation.",
+    ),
+    click.option(
+        "--project", envvar="COMPOSE_PROJECT_NAME", default="", metavar="NAME",
+        help="Only containers of this compose project.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; progress goes to stderr."),
 )  # fmt: skip
-_project = click.option(
-    "--project", envvar="COMPOSE_PROJECT_NAME", default="", metavar="NAME",
-    help="Only containers of this compose project.",
-)  # fmt: skip
-_json = click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout; progress goes to stderr.")
 
 
 @click.command()
 @click.argument("service")
 @click.option("--image", default="", metavar="IMAGE", help="The image of the new containers.")
 @click.option("--command", default="", metavar="COMMAND", help="The command of the new instances.")
-@_timeout
-@_project
-@_json
-def deploy(service: str, image: str, command: str, timeout: str, project: str, as_json: bool) -> int:
+@deploy_options
+@data_option
+def deploy(service: str, image: str, command: str, timeout: str, project: str, as_json: bool, data: Path | None) -> int:
     """Replace all instances of SERVICE by new ones, without losing a request.
 
     As many new ones as there are old are started and waited for; then the old ones drain and go. If the new do not
@@ -44,56 +54,40 @@ def deploy(service: str, image: str, command: str, timeout: str, project: str, a
 
     if not image and not command:
         raise click.UsageError("what is new? say --image IMAGE, --command COMMAND, or both")
-    name, spec, patience = parse_service_name(service), Spec(command, image), _patience(timeout)
+    name, spec, patience = parse_service_name(service), Spec(command, image), patience_of(timeout)
     return _tell(
-        lambda engine, rotation, say: story(engine, rotation, name, spec, patience=patience, say=say), project, as_json
+        lambda engine, rotation, say: story(engine, rotation, name, spec, patience=patience, say=say),
+        project,
+        as_json,
+        data,
     )
 
 
-@click.command()
-@click.argument("service")
-@click.option("--rolling", is_flag=True, help="One after the other, each waited for.")
-@click.option(
-    "--max-unavailable", type=click.IntRange(1, 1000), default=1, show_default=True, metavar="N",
-    help="How many may be out at once.",
-)  # fmt: skip
-@_timeout
-@_project
-@_json
-def restart(service: str, rolling: bool, max_unavailable: int, timeout: str, project: str, as_json: bool) -> int:
-    """Restart all instances of SERVICE in turn: each drains, and must be in rotation again before the next.
-
-    The first that does not come back in time ends it, with status 1.
-    """
+def roll(service: str, max_unavailable: int, timeout: str, project: str, as_json: bool, data: Path | None) -> int:
+    """Restart all instances of a service in turn; return the exit status."""
     from rumor.deploy.stories import restart_rolling as story
 
-    if not rolling:
-        raise click.UsageError("all at once would leave nobody to answer: say --rolling")
-    name, patience = parse_service_name(service), _patience(timeout)
+    name, patience = parse_service_name(service), patience_of(timeout)
     return _tell(
         lambda engine, rotation, say: story(
             engine, rotation, name, max_unavailable=max_unavailable, patience=patience, say=say
         ),
         project,
         as_json,
+        data,
     )
 
 
-def _patience(text: str) -> Seconds:
+def patience_of(text: str) -> Seconds:
     try:
         return parse_duration(text)
     except ValueError as error:
         raise click.UsageError(f"--timeout wants {error}") from error
 
 
-def _tell(story: Story, project: str, as_json: bool) -> int:
-    try:
-        from rumor.deploy.docker import DockerEngine
-    except ModuleNotFoundError as error:
-        raise RumorError("containers are asked through aiodocker: pip install 'rumor[docker]'") from error
-
+def _tell(story: Story, project: str, as_json: bool, data: Path | None) -> int:
     async def run() -> Report:
-        async with DockerEngine.open(project=project) as engine:
+        async with _engine(project, data) as engine:
             return await story(engine, engine.in_rotation, _say)
 
     report = asyncio.run(run())
@@ -105,6 +99,23 @@ def _tell(story: Story, project: str, as_json: bool) -> int:
         words = "".join(f"\n  {step.instance}: {step.words.strip()}" for step in report.steps if step.words)
         print(f"{report.service}: {report.reason}{words}", file=sys.stderr)
     return 0 if report.ok else 1
+
+
+@asynccontextmanager
+async def _engine(project: str, data: Path | None) -> AsyncIterator["DockerEngine | LocalEngine"]:
+    """Yield what runs the instances: the cluster of `rumor up` in this directory, else Docker."""
+    from rumor.deploy.local import LocalEngine
+
+    local = LocalEngine(data_of(data, file_of(None)), os.environ)
+    if not project and await local.is_alive():
+        yield local
+        return
+    try:
+        from rumor.deploy.docker import DockerEngine
+    except ModuleNotFoundError as error:
+        raise RumorError("containers are asked through aiodocker: pip install 'rumor[docker]'") from error
+    async with DockerEngine.open(project=project) as docker:
+        yield docker
 
 
 def _say(text: str) -> None:

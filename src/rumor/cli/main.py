@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Coroutine
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,12 @@ def main() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+_LATE = {
+    "deploy": ("deploying", "deploy"), "install": ("installing", "install"), "render": ("rendering", "render"),
+    "simulate": ("simulating", "simulate"), "supervise": ("container", "supervise"),
+}  # fmt: skip
+"""Commands by the modules that are loaded when one of them is named, or all are listed."""
+_SUPERVISING = ("ps", "start", "stop", "restart", "reload-services")
 _OPERATING = ("drain", "ready", "weight", "why")
 _SERF_COMMANDS = frozenset(
     {
@@ -118,26 +125,18 @@ class _Commands(click.Group):
     """Commands, of which serf's own are loaded only when one is named or all are listed."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        late = {"deploy", "render", "restart", "simulate", "supervise", *_OPERATING, *(_SERF_COMMANDS - {"members"})}
-        return sorted({*super().list_commands(context), *late})
+        serf = _SERF_COMMANDS - {"members"}
+        return sorted({*super().list_commands(context), *_LATE, *_SUPERVISING, *_OPERATING, *serf})
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name == "simulate":
-            from rumor.cli.simulating import simulate
+        if name in _LATE:
+            module, command = _LATE[name]
+            found: click.Command = getattr(import_module(f"rumor.cli.{module}"), command)
+            return found
+        if name in _SUPERVISING:
+            from rumor.cli import supervising
 
-            return simulate
-        if name in ("deploy", "restart"):
-            from rumor.cli import deploying
-
-            return deploying.deploy if name == "deploy" else deploying.restart
-        if name == "supervise":
-            from rumor.cli.container import supervise
-
-            return supervise
-        if name == "render":
-            from rumor.cli.rendering import render
-
-            return render
+            return {one.name: one for one in supervising.COMMANDS}[name]
         if name in _OPERATING:
             from rumor.cli import operating
 
@@ -243,9 +242,8 @@ def up(
     """Run the whole cluster of FILE (default ./rumor.toml) on this machine, until Ctrl-C."""
     from rumor.local.up import run_up
 
-    overrides = overrides_of(settings)
     if bind:
-        overrides["balancer", "bind"] = bind
+        settings = (*settings, f'balancer.bind="{bind}"')
     path = file or file_of(None)
     if app is not None:
         if file is not None:
@@ -254,11 +252,10 @@ def up(
         data = data or Path(DEFAULT_DATA)
     if path is None:
         raise click.UsageError("there is no ./rumor.toml: name a FILE, or say --app COMMAND (`rumor init` writes one)")
-    config = load(path, environ=os.environ, overrides=overrides)
+    config = load(path, environ=os.environ, overrides=overrides_of(settings))
     if replicas is not None:
-        for service in config.services:
-            overrides["service", service.name, "replicas"] = replicas
-        config = load(path, environ=os.environ, overrides=overrides)
+        settings = (*settings, *(f"service.{service.name}.replicas={replicas}" for service in config.services))
+        config = load(path, environ=os.environ, overrides=overrides_of(settings))
     for warning in config.warnings:
         click.echo(f"rumor: {warning}", err=True)
     return _run(

@@ -22,6 +22,8 @@ _CELL_LIMIT = 200
 _COLOURS = {
     "alive": "green", "suspect": "yellow", "leaving": "yellow", "left": "dim", "failed": "red",
     "ready": "green", "drain": "yellow", "maint": "red", "applied": "green", "refused": "red", "pending": "yellow",
+    "running": "green", "starting": "yellow", "stopping": "yellow", "stopped": "dim",
+    "backoff": "red", "fatal": "red", "exited": "red",
 }  # fmt: skip
 
 
@@ -208,6 +210,58 @@ def findings(value: Value) -> Table:
         mark = Text("ok", style="green") if finding["ok"] else Text("lacks", style="red")
         _add(drawn, mark, finding["what"], _cut(finding["found"]), finding["advice"])
     return drawn
+
+
+def programs(value: Value) -> Table:
+    drawn = _table("program", "state", "pid", "since", "last end")
+    for program in value["programs"]:
+        end = program["last_exit"]
+        last = ""
+        if end is not None:
+            again = (
+                f"; tried again after {_span(end['pause'])}" if program["state"] == "backoff" and end["pause"] else ""
+            )
+            last = f"{end['text']}, {_span(end['ago'])} ago{again}"
+        since = "" if program["since"] is None else _span(program["since"])
+        drawn.add_row(program["name"], _state(program["state"]), str(program["pid"] or "-"), since, _safe(last))
+        for line in program["words"] if program["state"] not in ("running", "stopped") else []:
+            drawn.add_row("", "", "", "", _safe(line))
+    return drawn
+
+
+def done_to_programs(value: Value) -> str:
+    lines = []
+    for program in value["programs"]:
+        ended = (
+            f" ({program['last_exit']['text']})" if program["last_exit"] and program["state"] != value["wanted"] else ""
+        )
+        lines.append(f"{program['name']}: {program['state']}{ended}")
+    return "\n".join(lines)
+
+
+def reloaded_services(value: Value) -> str:
+    lines = [f"{word}: {', '.join(value[word])}" for word in ("added", "removed", "changed") if value[word]]
+    lines += [f"{agent['node']}: {agent['said']}" for agent in value["agents"]]
+    return "\n".join(lines) or "nothing has changed"
+
+
+def installed(value: Value) -> str:
+    if value["applied"]:
+        return "installed; look with: systemctl status rumor.target 'rumor-*'"
+    parts = []
+    for file in value["files"]:
+        body = file["text"] or "# variables of the program; not shown, since they may be secrets\n"
+        parts.append(f"# --- {file['path']} ({file['mode']})\n{body}")
+    parts.append("\n".join(f"# then: {' '.join(command)}" for command in value["commands"]) + "\n")
+    return "\n".join(parts)
+
+
+def _span(seconds: float) -> str:
+    """Return a length of time as people say it, in its largest unit."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{seconds:.0f}s"
 
 
 def _table(*columns: str) -> Table:

@@ -3,6 +3,7 @@
 Read by `cli`, `local` and `agent` alone: each part of rumor is handed its own small settings and never meets the whole.
 """
 
+from rumor.config.programs import ProcessConfig, ProgramConfig
 from rumor.config.rumor_toml import (
     DISCOVER_NAME,
     GOSSIP_PORT,
@@ -27,6 +28,8 @@ __all__ = [
     "Check",
     "ClusterConfig",
     "Config",
+    "ProcessConfig",
+    "ProgramConfig",
     "SerfConfig",
     "ServiceConfig",
     "TlsConfig",

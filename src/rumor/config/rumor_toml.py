@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 from rumor.config.lines import key_lines
+from rumor.config.programs import PROGRAM_KEYS, ProgramConfig, read_programs
 from rumor.config.services import SERVICE_KEYS, ServiceConfig, read_services
-from rumor.config.templates import TEMPLATE_KEYS, TemplateConfig, read_templates
+from rumor.config.templates import EVERY_PART, TEMPLATE_KEYS, TemplateConfig, read_templates
 from rumor.config.traffic import read_error_pages, read_raw
 from rumor.config.values import Reader
 from rumor.errors import ConfigError
@@ -128,6 +129,7 @@ class Config:
     serf: SerfConfig = SerfConfig()
     services: tuple[ServiceConfig, ...] = ()
     templates: tuple[TemplateConfig, ...] = ()
+    programs: tuple[ProgramConfig, ...] = ()
     source: Path | None = None
     warnings: tuple[str, ...] = ()
 
@@ -191,8 +193,7 @@ _SECTIONS = ("cluster", "balancer", "api", "serf")
 
 
 def _apply_environment(raw: dict[str, object], environ: Mapping[str, str], origins: dict[tuple[str, ...], str]) -> None:
-    services = raw.get("service")
-    names = list(services) if isinstance(services, dict) else []
+    names = {kind: list(tables) for kind in ("service", "program") if isinstance(tables := raw.get(kind), dict)}
     for variable in sorted(environ):
         short = _SHORT.get(variable)
         key = short or _variable_path(variable, names)
@@ -225,17 +226,18 @@ def _pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _variable_path(variable: str, services: Iterable[str]) -> tuple[str, ...] | None:
+def _variable_path(variable: str, names: Mapping[str, Iterable[str]]) -> tuple[str, ...] | None:
     words = variable.removeprefix("RUMOR_").lower()
     if not variable.startswith("RUMOR_"):
         return None
     for section in _SECTIONS:
         if words.startswith(f"{section}_") and words.removeprefix(f"{section}_") in SECTION_KEYS[section]:
             return section, words.removeprefix(f"{section}_")
-    for service in services:
-        prefix = f"service_{re.sub('[^a-z0-9]', '_', service.lower())}_"
-        if words.startswith(prefix) and words.removeprefix(prefix) in SECTION_KEYS["service"]:
-            return "service", service, words.removeprefix(prefix)
+    for kind, tables in names.items():
+        for name in tables:
+            prefix = f"{kind}_{re.sub('[^a-z0-9]', '_', name.lower())}_"
+            if words.startswith(prefix) and words.removeprefix(prefix) in SECTION_KEYS[kind]:
+                return kind, name, words.removeprefix(prefix)
     return None
 
 
@@ -272,29 +274,43 @@ SECTION_KEYS: dict[str, tuple[str, ...]] = {
     "api": ("bind", "token"),
     "service": SERVICE_KEYS,
     "template": TEMPLATE_KEYS,
+    "program": PROGRAM_KEYS,
 }  # fmt: skip
 
 
 def _read_config(reader: Reader, raw: Mapping[str, object], path: Path | None) -> Config:
-    reader.table(raw, (), ("cluster", "balancer", "api", "serf", "service", "template"))
-    services_raw = raw.get("service", {})
-    if not isinstance(services_raw, dict):
-        reader.fail(("service",), "wants one table for each service: [service.NAME]")
-    templates_raw = raw.get("template", {})
-    if not isinstance(templates_raw, dict):
-        reader.fail(("template",), "wants one table for each template: [template.NAME]")
+    reader.table(raw, (), ("cluster", "balancer", "api", "serf", "service", "template", "program"))
     warnings: list[str] = []
-    services = read_services(reader, services_raw, warnings)
+    services = read_services(reader, _named_tables(reader, raw, "service"), warnings)
+    templates = read_templates(reader, _named_tables(reader, raw, "template"))
+    programs = read_programs(reader, _named_tables(reader, raw, "program"))
+    known = {"balancer", EVERY_PART, *(service.name for service in services)}
+    for kind, sections in (("template", templates), ("program", programs)):
+        for section in sections:
+            for part in section.parts:
+                if part not in known:
+                    reader.fail(
+                        (kind, section.name, "parts"),
+                        f"there is no part {part!r}; there are {', '.join(sorted(known))}",
+                    )
     return Config(
         cluster=_read_cluster(reader, raw.get("cluster", {})),
         balancer=_read_balancer(reader, raw.get("balancer", {})),
         api=_read_api(reader, raw.get("api", {})),
         serf=_read_serf(reader, raw.get("serf", {}), path),
         services=services,
-        templates=read_templates(reader, templates_raw),
+        templates=templates,
+        programs=programs,
         source=path,
         warnings=tuple(warnings),
     )
+
+
+def _named_tables(reader: Reader, raw: Mapping[str, object], section: str) -> Mapping[str, object]:
+    tables = raw.get(section, {})
+    if not isinstance(tables, dict):
+        reader.fail((section,), f"wants one table for each {section}: [{section}.NAME]")
+    return tables
 
 
 def _read_cluster(reader: Reader, raw: object) -> ClusterConfig:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rumor.config.programs import PROCESS_KEYS, ProcessConfig, read_process
 from rumor.config.traffic import (
     TARGET,
     read_check_headers,
@@ -26,8 +27,8 @@ from rumor.render.settings import RateLimit, Raw, Route, ServerTls, Timeouts
 BALANCES = ("roundrobin", "leastconn", "first", "random", "source", "uri")
 """What HAProxy accepts together with servers that come and go; source and uri use a consistent hash."""
 SERVICE_KEYS = (
-    "command", "port", "replicas", "check", "drain", "balance", "sticky", "route", "retries", "repeat_post",
-    "floor", "weight", "version", "members", "environment", "scale", "backup", "split", "mode", "bind", "timeouts",
+    *PROCESS_KEYS, "port", "replicas", "check", "drain", "balance", "sticky", "route", "retries", "repeat_post",
+    "floor", "weight", "version", "members", "scale", "backup", "split", "mode", "bind", "timeouts",
     "max_connections", "slow_start", "tls", "send_proxy", "rate_limit", "allow", "deny", "error_pages", "raw",
 )  # fmt: skip
 _CHECK_KEYS = ("http", "tcp", "interval", "timeout", "rise", "fall", "status", "headers")
@@ -53,7 +54,6 @@ class ServiceConfig:
     """One `[service.NAME]`."""
 
     name: ServiceName
-    command: str = ""
     port: int = 0
     replicas: int = 1
     check: Check = Check()
@@ -67,7 +67,8 @@ class ServiceConfig:
     weight: int = 100
     version: str = ""
     role: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
+    process: ProcessConfig = field(default_factory=ProcessConfig)
+    """How its app runs; without a command others run it."""
     is_backup: bool = False
     split: Mapping[str, int] = field(default_factory=dict)
     """Which share of the requests each version gets; empty to go by the weights alone."""
@@ -83,6 +84,10 @@ class ServiceConfig:
     deny: tuple[str, ...] = ()
     error_pages: Mapping[int, Path] = field(default_factory=dict)
     raw: Raw = field(default_factory=Raw)
+
+    @property
+    def command(self) -> str:
+        return self.process.command
 
 
 def read_services(reader: Reader, raw: Mapping[str, object], warnings: list[str]) -> tuple[ServiceConfig, ...]:
@@ -113,12 +118,10 @@ def _read_service(reader: Reader, name: str, raw: object, warnings: list[str]) -
         reader.table(table["scale"], (*key, "scale"), ("min", "max", "target", "cooldown"))
         warnings.append(f"{reader.where((*key, 'scale'))}{'.'.join((*key, 'scale'))}: read, but not acted on yet")
     members = reader.table(table.get("members", {}), (*key, "members"), ("role",))
-    command = reader.text(table, (*key, "command"), default.command)
     replicas = reader.number(table, (*key, "replicas"), default.replicas, 0, 1000)
     floor = reader.number(table, (*key, "floor"), default.floor, 0, 1000)
     config = replace(
         default,
-        command=command,
         port=reader.number(table, (*key, "port"), default.port, 0, 65535),
         replicas=replicas,
         check=_read_check(reader, table.get("check", {}), (*key, "check")),
@@ -132,7 +135,7 @@ def _read_service(reader: Reader, name: str, raw: object, warnings: list[str]) -
         weight=reader.number(table, (*key, "weight"), default.weight, 0, 256),
         version=reader.matching(table, (*key, "version"), _VERSION, "", "up to 32 letters, digits, _ . + -"),
         role=reader.text(members, (*key, "members", "role")),
-        environment=reader.texts(table.get("environment", {}), (*key, "environment")),
+        process=read_process(reader, table, key),
         is_backup=reader.flag(table, (*key, "backup")),
         split=_read_split(reader, table.get("split", {}), (*key, "split")),
         mode=reader.text(table, (*key, "mode"), default.mode),

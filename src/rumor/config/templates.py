@@ -54,9 +54,6 @@ def _read_template(reader: Reader, name: str, raw: object) -> TemplateConfig:
     if source is None or destination is None:
         reader.fail(key, 'wants source = "FILE.j2" and destination = "FILE"')
     mode = reader.matching(table, (*key, "mode"), _MODE, "0644", 'rights such as "0644"')
-    parts = table.get("parts", ["balancer"])
-    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
-        reader.fail((*key, "parts"), 'wants a list such as ["balancer", "web"], or ["*"]')
     return TemplateConfig(
         name,
         source,
@@ -64,7 +61,7 @@ def _read_template(reader: Reader, name: str, raw: object) -> TemplateConfig:
         int(mode, 8),
         _read_command(reader, table, (*key, "check")),
         _read_command(reader, table, (*key, "reload")),
-        tuple(parts),
+        reader.parts(table, (*key, "parts")),
     )
 
 

@@ -166,6 +166,13 @@ class Reader:
             self.fail(key, f"wants {wants}, and this is {text!r}")
         return text
 
+    def parts(self, table: Mapping[str, object], key: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the parts on whose nodes something is wanted, the balancer's where nothing is said."""
+        parts = table.get(key[-1], ["balancer"])
+        if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+            self.fail(key, 'wants a list such as ["balancer", "web"], or ["*"]')
+        return tuple(parts)
+
     def texts(self, value: object, key: tuple[str, ...]) -> Mapping[str, str]:
         """Return a table of texts under names of any kind."""
         if not isinstance(value, dict):

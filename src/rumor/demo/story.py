@@ -24,7 +24,8 @@ from rumor.demo.stage import Stage
 from rumor.demo.steps import STEPS, thaw
 from rumor.demo.verdict import Count, judge
 from rumor.errors import ConfigError, RumorError
-from rumor.local.cluster import ClusterSettings, LocalCluster
+from rumor.local.cluster import LocalCluster
+from rumor.local.planning import ClusterSettings
 from rumor.model import Seconds
 from rumor.names import HostPort, ServiceName
 from rumor.render.publish import read_template

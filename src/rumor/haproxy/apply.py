@@ -22,6 +22,7 @@ from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_rep
 from rumor.haproxy.plan import Memory, Plan, ProbeServer, Step, plan
 from rumor.haproxy.replies import (
     Processes,
+    Readings,
     filter_state,
     parse_processes,
     parse_reload,
@@ -43,6 +44,8 @@ _REFUSAL_PAUSE = Seconds(30.0)
 _PROBES_AT_ONCE = 64
 _PROBE_PATIENCE = Seconds(0.25)
 """Others wait meanwhile. A server that is slower comes in by HAProxy's own check."""
+_GATHERING = Seconds(0.005)
+"""Good answers that come so soon after one another go to HAProxy together."""
 _OLD_WORKERS_ASKED = 8
 _OLD_WORKER_DEADLINE = Seconds(0.5)
 _TEXTS_KEPT = 8
@@ -139,6 +142,7 @@ class Applier:
         self._last_knock = Instant(clock() - _KNOCK_PAUSE)
         self._unwritten = ""
         self._memory = Memory()
+        self._readings: Readings = {}
         self._known: dict[str, _Known] = {}
         self._refused: dict[str, Instant] = {}
         """Revisions that HAProxy refused, and when they may be offered again."""
@@ -172,6 +176,13 @@ class Applier:
             os.close(self._lock)
             self._lock = None
 
+    def learn(self, text: str) -> None:
+        """Take a configuration apart in advance, if it says which revision it is; it may be never applied."""
+        revision = carried_revision(text)
+        if revision:
+            with contextlib.suppress(Refused):
+                self._learn(revision, text)
+
     async def observe(self) -> Observed | None:
         """Return what runs now, None if HAProxy does not run.
 
@@ -189,13 +200,17 @@ class Applier:
             await asyncio.to_thread(self._knock)
             return None
         self._master_pid = processes.master_pid
-        servers = parse_servers(picture.state, picture.stat, old_stats)
+        servers = parse_servers(picture.state, picture.stat, old_stats, last=self._readings)
         return Observed(processes, processes.version, parse_variable(picture.variable), servers)
 
-    async def apply(self, revision: Revision) -> ApplyReport:
+    async def apply(self, revision: Revision, *, seen: Observed | None = None) -> ApplyReport:
         """Do what can be done now to bring HAProxy to this revision.
 
         Call again after `wake_in`, on every change, and now and then to repair what somebody else changed.
+
+        Args:
+            revision: what is wanted.
+            seen: what runs, where the caller has looked just now.
 
         Raises:
             Refused: the text is not one rumor can steer, or HAProxy refused a step it should have taken.
@@ -206,7 +221,8 @@ class Applier:
         if pause > 0:
             return ApplyReport("none", wake_in=Seconds(pause), observed=await self.observe())
         previous = await self._put_on_disk(revision.text)
-        observed = await self.observe()
+        # Where the file is new, HAProxy may have been started with the old one since: only a look after that counts.
+        observed = seen if seen is not None and previous == revision.text else await self.observe()
         how, done = "none", list[str]()
         for _ in range(_ROUNDS):
             if observed is None:
@@ -266,13 +282,6 @@ class Applier:
         except Refused:
             return None
 
-    def _learn_file(self, text: str | None) -> None:
-        """Remember what the file held: HAProxy may have been started with it, before any journal knew it."""
-        revision = carried_revision(text or "")
-        if text is not None and revision:
-            with contextlib.suppress(Refused):
-                self._learn(revision, text)
-
     async def _put_on_disk(self, text: str) -> str | None:
         """Write the file first, so that a restart yields what is wanted; return what it held before.
 
@@ -284,7 +293,8 @@ class Applier:
             self._unwritten = f"{self.settings.config} cannot be written: {error.strerror or error}"
             return None
         self._unwritten = ""
-        self._learn_file(previous)
+        # HAProxy may have been started with it, before any journal knew it.
+        self.learn(previous or "")
         return previous
 
     def _knock(self) -> None:
@@ -369,23 +379,29 @@ class Applier:
                 now.append(step)
         well: list[Step] = []
         wake = asyncio.Event()
-        gate = asyncio.Semaphore(_PROBES_AT_ONCE)
+        left = iter(probes)
 
-        async def probe(step: ProbeServer) -> None:
-            try:
-                async with gate, asyncio.timeout(_PROBE_PATIENCE):
-                    if await self._probe(step.key[0], step.address):
-                        well.append(step.then)
-            except TimeoutError:
-                return
-            finally:
-                wake.set()
+        async def probe_one_by_one() -> None:
+            for step in left:
+                try:
+                    async with asyncio.timeout(_PROBE_PATIENCE):
+                        if await self._probe(step.key[0], step.address):
+                            well.append(step.then)
+                except TimeoutError:
+                    continue
+                finally:
+                    wake.set()
 
-        tasks = [asyncio.create_task(probe(step), name=f"probe {describe(step)}") for step in probes]
+        tasks = [
+            asyncio.create_task(probe_one_by_one(), name=f"probes {number}")
+            for number in range(min(_PROBES_AT_ONCE, len(probes)))
+        ]
         try:
             done = await self._carry_out_now(now)
             while not all(task.done() for task in tasks) or well:
                 await wake.wait()
+                if not all(task.done() for task in tasks):
+                    await asyncio.sleep(_GATHERING)
                 wake.clear()
                 due = [step for step in well if step.key not in self._memory.refused]
                 well.clear()

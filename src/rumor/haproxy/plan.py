@@ -7,6 +7,7 @@ right. Facts: reference/haproxy.md, section 2.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from rumor.haproxy.config_text import ConfigText, ServerKey, ServerLine
 from rumor.model import Instant, Revision, Rotation, Seconds, ServerObservation
@@ -98,9 +99,15 @@ Step = (
     | ProbeServer
 )
 # What brings servers in goes before what takes servers out; probes wait for others, so they come last.
-_ORDER = (
-    AddServer, ReadyServer, MoveServer, EnableCheck, WeightServer, DrainServer, MaintServer, RemoveServer, ProbeServer,
-)  # fmt: skip
+_ORDER = {
+    kind: place
+    for place, kind in enumerate(
+        (
+            AddServer, ReadyServer, MoveServer, EnableCheck, WeightServer, DrainServer, MaintServer, RemoveServer,
+            ProbeServer,
+        )
+    )
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +137,7 @@ class Memory:
     """Until when the last servers of a service stay, because those that are to follow them are not well yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
+class _Wanted(NamedTuple):
     line: ServerLine
     default_keywords: str
     weight: int
@@ -140,6 +146,15 @@ class _Wanted:
     @property
     def has_check(self) -> bool:
         return "check" in f"{self.default_keywords} {self.line.keywords}".split()
+
+    def is_met_by(self, entry: ServerObservation) -> bool:
+        """Say whether there is nothing to do; quick, since of thousands of servers nearly all are so."""
+        return (
+            entry.rotation is self.rotation
+            and entry.weight == self.weight
+            and entry.address == self.line.address
+            and not (entry.status == "no check" and self.has_check)
+        )
 
 
 @dataclass(slots=True)
@@ -175,13 +190,18 @@ def plan(
         now: the time of the observation.
     """
     wanted = _wanted_servers(revision, config)
-    present = {key: entry for entry in running if not config.is_fixed(key := (entry.service, entry.server))}
+    present = {(entry.service, entry.server): entry for entry in running}
+    if config.fixed:
+        present = {key: entry for key, entry in present.items() if not config.is_fixed(key)}
     _forget(memory, wanted, present, now)
     reason = _reload_reason(config, running_config, wanted, present, memory)
     if running_config is None:
         return Plan(reload_reason=reason)
     draft = _Draft()
-    for key in sorted(wanted.keys() | present.keys()):
+    differing = {key for key, entry in present.items() if key not in wanted or not wanted[key].is_met_by(entry)}
+    for key in memory.deadlines.keys() - differing:
+        del memory.deadlines[key]
+    for key in sorted(differing | (wanted.keys() - present.keys())):
         server, entry = wanted.get(key), present.get(key)
         if server is not None and entry is None:
             draft.then(_add(server), look_again_in=Seconds(0.0))
@@ -199,7 +219,7 @@ def plan(
                 draft.then(WeightServer(key, server.weight))
             if entry.status == "no check" and server.has_check:
                 draft.then(EnableCheck(key))
-    steps = sorted(draft.steps, key=lambda step: _ORDER.index(type(step)))
+    steps = sorted(draft.steps, key=lambda step: _ORDER[type(step)])
     held = _services_to_hold(wanted, present, memory, drains, now)
     if reason:
         steps = [step for step in steps if step.key[0] in held and step.key not in memory.refused and _brings_in(step)]
@@ -225,17 +245,22 @@ def _services_to_hold(
 
     Their old ones stay for so long, though not for ever: a node that is to stop waits for us.
     """
-    serving = {key for key, entry in present.items() if entry.rotation is Rotation.READY and entry.is_up is not False}
-    to_come = {key[0] for key, server in wanted.items() if server.rotation is Rotation.READY and key not in serving}
-    staying = {
-        key[0] for key in serving if (server := wanted.get(key)) is not None and server.rotation is Rotation.READY
-    }
-    emptied = ({key[0] for key in serving} & to_come) - staying
+    to_come, staying = set[ServiceName](), set[ServiceName]()
+    for key, server in wanted.items():
+        if server.rotation is Rotation.READY:
+            entry = present.get(key)
+            (staying if entry is not None and _serves(entry) else to_come).add(key[0])
+    short = to_come - staying
+    emptied = {key[0] for key, entry in present.items() if key[0] in short and _serves(entry)} if short else set()
     for service in [service for service in memory.holds if service not in emptied]:
         del memory.holds[service]
     for service in emptied:
         memory.holds.setdefault(service, Instant(now + min(_LONGEST_HOLD, drains.get(service, Seconds(0.0)))))
     return {service for service in emptied if now < memory.holds[service]}
+
+
+def _serves(entry: ServerObservation) -> bool:
+    return entry.rotation is Rotation.READY and entry.is_up is not False
 
 
 def _brings_in(step: Step) -> bool:
@@ -287,11 +312,17 @@ def _reload_reason(
         return "what runs is unknown"
     if running_config.base != config.base:
         return "more than servers differ"
-    for key in sorted(wanted.keys() & present.keys()):
-        line = running_config.servers.get(key)
-        # Not by replacing servers: such a change comes for all of a service at once, and all of them would drain.
-        if line is not None and line.keywords != wanted[key].line.keywords:
-            return f"the settings of server {key[0]}/{key[1]} differ"
+    # Not by replacing servers: such a change comes for all of a service at once, and all of them would drain.
+    changed = [
+        key
+        for key, line in config.servers.items()
+        if (old := running_config.servers.get(key, line)) is not line
+        and old.keywords != line.keywords
+        and key in present
+    ]
+    if changed:
+        service, name = min(changed)
+        return f"the settings of server {service}/{name} differ"
     for key, words in sorted(memory.refused.items()):
         return f"HAProxy would not change server {key[0]}/{key[1]} at run time: {words}"
     return ""

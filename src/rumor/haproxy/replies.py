@@ -3,22 +3,24 @@
 Tables are read by header, since columns differ between versions. Facts: reference/haproxy.md, sections 1 to 6.
 """
 
-import csv
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from operator import attrgetter, itemgetter
 
 from rumor.errors import PeerError, Refused
 from rumor.model import Rotation, ServerObservation
-from rumor.names import HostPort, parse_ip, parse_member_name, parse_port, parse_service_name
+from rumor.names import HostPort, parse_host, parse_member_name, parse_port, parse_service_name
 
 # 4 is left out: it says only that the file once said `disabled`, and stays when the server is long ready.
 _ADMIN_MAINT = 1 | 2 | 32 | 64
 _ADMIN_DRAIN = 8 | 16
 ROWS_LIMIT = 100_000
 _WORDS_LIMIT = 4096
-_STAT_COLUMNS = frozenset({"pxname", "svname", "qcur", "scur", "stot", "econ", "eresp", "status", "check_status"})
+_STATE_COLUMNS = ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_uweight")
+_STAT_COLUMNS = ("pxname", "svname", "qcur", "scur", "stot", "econ", "eresp", "status", "check_status")
+_NO_STATISTICS = ("",) * (len(_STAT_COLUMNS) - 2)
 _NOT_UP = re.compile(r"L[467](TOUT|CON|RSP|STS)|SOCKERR|PROCERR|PROCTOUT")
 _STATE_BEGINS = re.compile(r"^1\n# be_id ", re.MULTILINE)
 _STAT_BEGINS = re.compile(r"^# pxname,", re.MULTILINE)
@@ -100,7 +102,13 @@ def split_picture(reply: str) -> Picture:
     return Picture(reply[: state.start()], reply[state.start() : stat.start()], reply[stat.start() :])
 
 
-def parse_servers(state: str, stat: str, old_stats: Iterable[str] = ()) -> tuple[ServerObservation, ...]:
+Readings = dict[tuple[str, ...], tuple[tuple[str, ...], int, ServerObservation | None]]
+"""What was read of each server last, and what it came to."""
+
+
+def parse_servers(
+    state: str, stat: str, old_stats: Iterable[str] = (), *, last: Readings | None = None
+) -> tuple[ServerObservation, ...]:
     """Join `show servers state` (address, administration, weight) with `show stat` (check, sessions).
 
     Servers whose names are not ours to give are left out: somebody else's business.
@@ -110,41 +118,59 @@ def parse_servers(state: str, stat: str, old_stats: Iterable[str] = ()) -> tuple
         stat: their statistics.
         old_stats: the statistics of workers that a reload replaced. Their sessions still run on the same servers, so
             they are counted; nothing else of them is.
+        last: what the call before left here; changed by this one. Thousands of servers are read again each second, and
+            most of them are found as they were.
 
     Raises:
         Refused: a reply is not of the form HAProxy 2.8 and newer give.
     """
-    statistics = {(row["pxname"], row["svname"]): row for row in _stat_rows(stat)}
+    statistics = {(row[0], row[1]): row[2:] for row in _stat_rows(stat)}
     old_sessions = _sum_sessions(old_stats)
+    columns, rows = _state_rows(state)
+    pick = itemgetter(*map(columns.index, _STATE_COLUMNS))
+    before = {} if last is None else last.copy()
+    now: Readings = {} if last is None else last
+    now.clear()
     found = []
-    for row in _state_rows(state):
-        key = row["be_name"], row["srv_name"]
-        try:
-            service, server = parse_service_name(key[0]), parse_member_name(key[1])
-            address = _address(row["srv_addr"], row["srv_port"])
-        except PeerError:
-            continue
-        admin, numbers = _number(row["srv_admin_state"]), statistics.get(key, {})
-        is_maint, is_drain = bool(admin & _ADMIN_MAINT), bool(admin & _ADMIN_DRAIN)
-        rotation = Rotation.MAINT if is_maint else Rotation.DRAIN if is_drain else Rotation.READY
-        check, status = numbers.get("check_status", "").removeprefix("* "), numbers.get("status", "")
-        found.append(
-            ServerObservation(
-                service=service,
-                server=server,
-                address=address,
-                rotation=rotation,
-                is_up=_is_up(rotation, check, status),
-                check=check,
-                status=status,
-                weight=_number(row["srv_uweight"]),
-                sessions=_sessions(numbers) + old_sessions.get(key, 0),
-                sessions_total=_number(numbers.get("stot", "")),
-                connect_errors=_number(numbers.get("econ", "")),
-                response_errors=_number(numbers.get("eresp", "")),
-            )
-        )
-    return tuple(sorted(found, key=lambda entry: (entry.service, entry.server)))
+    for row in rows:
+        picked = pick(row)
+        key = picked[:2]
+        words, old = picked + statistics.get(key, _NO_STATISTICS), old_sessions.get(key, 0)
+        reading = before.get(key)
+        if reading is None or reading[0] != words or reading[1] != old:
+            reading = words, old, _observation(words, old)
+        now[key] = reading
+        if reading[2] is not None:
+            found.append(reading[2])
+    return tuple(sorted(found, key=attrgetter("service", "server")))
+
+
+def _observation(words: tuple[str, ...], old_sessions: int) -> ServerObservation | None:
+    """Return one server's rows as a value; None if its name or address is not ours to give."""
+    backend, name, host, port, admin, weight, qcur, scur, stot, econ, eresp, status, check_status = words
+    try:
+        service, server, address = parse_service_name(backend), parse_member_name(name), _address(host, port)
+    except PeerError:
+        return None
+    rotation, check = _rotation(_number(admin)), check_status.removeprefix("* ")
+    return ServerObservation(
+        service=service,
+        server=server,
+        address=address,
+        rotation=rotation,
+        is_up=_is_up(rotation, check, status),
+        check=check,
+        status=status,
+        weight=_number(weight),
+        sessions=_number(scur) + _number(qcur) + old_sessions,
+        sessions_total=_number(stot),
+        connect_errors=_number(econ),
+        response_errors=_number(eresp),
+    )
+
+
+def _rotation(admin: int) -> Rotation:
+    return Rotation.MAINT if admin & _ADMIN_MAINT else Rotation.DRAIN if admin & _ADMIN_DRAIN else Rotation.READY
 
 
 def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
@@ -163,7 +189,9 @@ def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
     kept: list[tuple[str, bool, str]] = []
     known: set[tuple[str, str]] = set()
     carried_on: dict[str, dict[str, str]] = {}
-    for line, row in zip(lines[2:], _state_rows(state), strict=True):
+    columns, rows = _state_rows(state)
+    for words_of_row in rows:
+        line, row = " ".join(words_of_row), dict(zip(columns, words_of_row, strict=True))
         key = row["be_name"], row["srv_name"]
         address = wanted.get(key)
         if address is not None and (row["srv_addr"], row["srv_port"]) == (address.host, str(address.port)):
@@ -172,7 +200,6 @@ def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
             known.add(key)
             if is_in and row["srv_op_state"] == "2":
                 carried_on[key[0]] = row
-    columns = lines[1][2:].split()
     written = [*lines[:2], *(line for backend, is_in, line in kept if is_in or backend in carried_on)]
     for key, address in wanted.items():
         if key not in known and key[0] in carried_on:
@@ -195,8 +222,8 @@ _DRAINED_ROW = {
 
 @lru_cache(maxsize=16_384)
 def _address(host: str, port: str) -> HostPort:
-    # Thousands of servers are read again each second, at the addresses they had.
-    return HostPort.of(parse_ip(host), parse_port(port))
+    # A server that serves is read again with other counters each second, at the address it had.
+    return HostPort(parse_host(host), parse_port(port))
 
 
 def _is_up(rotation: Rotation, check: str, status: str) -> bool | None:
@@ -213,46 +240,57 @@ def _is_up(rotation: Rotation, check: str, status: str) -> bool | None:
     return None
 
 
-def _sum_sessions(stats: Iterable[str]) -> dict[tuple[str, str], int]:
-    sums: dict[tuple[str, str], int] = {}
+def _sum_sessions(stats: Iterable[str]) -> dict[tuple[str, ...], int]:
+    sums: dict[tuple[str, ...], int] = {}
     for stat in stats:
         for row in _stat_rows(stat):
-            key = row["pxname"], row["svname"]
-            sums[key] = sums.get(key, 0) + _sessions(row)
+            key, (qcur, scur) = row[:2], row[2:4]
+            sums[key] = sums.get(key, 0) + _number(scur) + _number(qcur)
     return sums
 
 
-def _sessions(row: Mapping[str, str]) -> int:
-    return _number(row.get("scur", "")) + _number(row.get("qcur", ""))
-
-
-def _state_rows(reply: str) -> Iterator[dict[str, str]]:
-    lines = reply.strip().splitlines()
+def _state_rows(reply: str) -> tuple[list[str], list[list[str]]]:
+    """Return the columns' names, and each row's words in that order."""
+    lines = _lines(reply)
     if len(lines) < 2 or lines[0].strip() != "1" or not lines[1].startswith("# "):
         raise Refused(f"HAProxy's `show servers state` has an unknown form: {reply[:200]!a}")
     columns = lines[1][2:].split()
     if len(lines) > ROWS_LIMIT:
         raise Refused(f"HAProxy has more than {ROWS_LIMIT} servers")
-    for line in lines[2:]:
-        words = line.split(" ")
+    missing = [name for name in _STATE_COLUMNS if name not in columns]
+    if missing:
+        raise Refused(f"HAProxy's `show servers state` has no column {missing[0]}: {reply[:200]!a}")
+    rows = [line.split(" ") for line in lines[2:]]
+    for words in rows:
         if len(words) != len(columns):
-            raise Refused(f"HAProxy's `show servers state` has a line of unknown form: {line[:200]!a}")
-        yield dict(zip(columns, words, strict=True))
+            raise Refused(f"HAProxy's `show servers state` has a line of unknown form: {' '.join(words)[:200]!a}")
+    return columns, rows
 
 
-def _stat_rows(reply: str) -> Iterator[dict[str, str]]:
-    text = reply.strip()
-    if not text.startswith("# pxname,"):
+def _stat_rows(reply: str) -> Iterator[tuple[str, ...]]:
+    """Yield the columns that matter of each row, in the order of `_STAT_COLUMNS`."""
+    lines = _lines(reply)
+    if not lines[0].startswith("# pxname,"):
         raise Refused(f"HAProxy's `show stat` has an unknown form: {reply[:200]!a}")
-    rows = csv.reader(text[2:].splitlines())
-    # A hundred columns in a row, of which nine matter: with thousands of servers the rest would be most of the work.
-    places = [(name, place) for place, name in enumerate(next(rows)) if name in _STAT_COLUMNS]
-    width = max(place for _, place in places) + 1
-    for number, row in enumerate(rows):
-        if number >= ROWS_LIMIT:
-            raise Refused(f"HAProxy has more than {ROWS_LIMIT} servers")
+    columns = lines[0][2:].split(",")
+    missing = [name for name in _STAT_COLUMNS if name not in columns]
+    if missing:
+        raise Refused(f"HAProxy's `show stat` has no column {missing[0]}: {reply[:200]!a}")
+    if len(lines) > ROWS_LIMIT:
+        raise Refused(f"HAProxy has more than {ROWS_LIMIT} servers")
+    places = [columns.index(name) for name in _STAT_COLUMNS]
+    # A hundred columns in a row, of which nine matter, and those stand before all that is free text and may be quoted:
+    # with thousands of servers the rest would be most of the work.
+    width, pick = max(places) + 1, itemgetter(*places)
+    for line in lines[1:]:
+        row = line.split(",", width)
         if len(row) >= width:
-            yield {name: row[place] for name, place in places}
+            yield pick(row)
+
+
+def _lines(reply: str) -> list[str]:
+    """Return a table's lines as HAProxy ends them: no other character in an app's own words ends one."""
+    return reply.strip().split("\n")
 
 
 def _number(text: str) -> int:

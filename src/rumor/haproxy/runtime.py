@@ -24,6 +24,7 @@ _REPLY_LIMIT = 64 * 1024 * 1024
 _COMMAND_LIMIT = 16_000
 """One command must fit HAProxy's buffer of 16,384 bytes."""
 _PROMPT = "\n> "
+_QUIT = "quit"
 _LINES_AT_ONCE = 256
 _LINE_TIME = Seconds(0.01)
 """What the deadline of a conversation grows by with each line; usual are 0.1 ms."""
@@ -56,7 +57,7 @@ class CommandSocket:
         """
         if not lines:
             return []
-        texts = ["prompt", *map(_line, lines), "quit"]
+        texts = ["prompt", *map(_line, lines), _QUIT]
         time_for_all = Seconds(len(lines) * _LINE_TIME)
         reply = await self._exchange(texts, Seconds(DEADLINE + time_for_all), slow=Seconds(_SLOW + time_for_all))
         # In conversation HAProxy ends its reply to each command, to `prompt` as well, with a prompt of its own.
@@ -151,5 +152,7 @@ async def _write(writer: asyncio.StreamWriter, lines: Sequence[str]) -> None:
     for start in range(0, len(lines), _LINES_AT_ONCE):
         writer.write("".join(f"{line}\n" for line in lines[start : start + _LINES_AT_ONCE]).encode())
         await writer.drain()
-    # The master keeps the connection open unless we are seen to have finished.
-    writer.write_eof()
+    # The master keeps the connection open unless we are seen to have finished. But HAProxy hangs up on who has finished
+    # early, with commands still unread, once it finds no room for a reply: a conversation ends by its last command.
+    if lines[-1] != _QUIT:
+        writer.write_eof()

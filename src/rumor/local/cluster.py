@@ -9,51 +9,32 @@ import contextlib
 import fcntl
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rumor.agent.first_config import write_first_config
 from rumor.api_client import AgentApi
-from rumor.config import Config
 from rumor.errors import ConfigError, Refused, RumorError, Unreachable
-from rumor.local.plan import BALANCER, HAPROXY, STOP_ORDER, LocalPlan, NodePlan, Tools, make_plan, node_names
+from rumor.local.plan import BALANCER, LocalPlan, NodePlan, node_names
+from rumor.local.planning import ClusterSettings, make_directories, origin_of, plan_cluster, tools_of
 from rumor.local.ports import LOOPBACK, Ports
 from rumor.local.processes import ProcessId, end, identify, read_record, write_record
-from rumor.model import Instant, Seconds
+from rumor.model import Seconds
 from rumor.names import Endpoint
 from rumor.places import places, run_directory
-from rumor.render.publish import find_haproxy, write_atomically
-from rumor.supervise.backoff import FIRST_PAUSE, LONGEST_PAUSE, Backoff
-from rumor.supervise.base import AILING, ENDED, ProgramState, ProgramStatus
-from rumor.supervise.supervisord import Supervisord, write_config
+from rumor.render.publish import find_haproxy
+from rumor.supervise.base import AILING, ProgramState, ProgramStatus
+from rumor.supervise.exit_files import last_lines
+from rumor.supervise.inventory import Inventory
+from rumor.supervise.operating import stop_in_order
+from rumor.supervise.reviver import Reviver
+from rumor.supervise.supervisord import Supervisord
 
 _WATCH_INTERVAL = 0.25
 _POLL = 0.05
-_STOP_SLACK = Seconds(5.0)
-_DEFAULT_BIND, _DEFAULT_STATS = 8080, 1936
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterSettings:
-    """Which cluster, and where."""
-
-    config: Config
-    file: Path
-    """rumor.toml, absolute."""
-    data: Path
-    """The data directory, absolute."""
-    standby: Mapping[str, int]
-    """By service, how many nodes are planned but not started."""
-    join: bool = True
-    """Whether the agents are told of one another."""
-    settings: tuple[str, ...] = ()
-    """KEY=VALUE for every agent, over the file."""
-    app_directory: Path | None = None
-    """Where the apps run; beside the file if nothing is said."""
 
 
 class LocalCluster:
@@ -72,11 +53,12 @@ class LocalCluster:
         self._environ = environ
         self._data = settings.data
         self._run = run_directory(settings.data)
-        self._supervisor = Supervisord(self._run)
-        self._backoffs: dict[str, Backoff] = {}
+        self._supervisor = Supervisord(settings.data)
+        self._reviver = Reviver(self._supervisor)
         self._lock: int | None = None
         self._ports: Ports | None = None
-        self._haproxy = find_haproxy(environ)
+        self._tools = tools_of(settings.file, environ)
+        self._haproxy = find_haproxy(environ).path
         self.plan: LocalPlan = LocalPlan(self._data, (), (), (), None)
         """Empty before `start`."""
 
@@ -87,16 +69,15 @@ class LocalCluster:
             ConfigError: something is wrong before anything was started; the text says what to do.
             Unreachable: supervisord did not come up.
         """
-        self._make_directories()
+        make_directories(self._data, self._nodes())
         self._take_lock()
         try:
             await self._end_predecessor()
             self._ports = ports = Ports(self._data / "ports.json")
-            self.plan = self._make_plan(ports)
+            self.plan = plan_cluster(self._settings, ports, self._tools)
             balancer = replace(self._settings.config.balancer, binds=self.plan.binds, stats=self.plan.stats)
-            await write_first_config(
-                replace(self._settings.config, balancer=balancer), self.plan.balancer_places, self._haproxy.path
-            )
+            config = replace(self._settings.config, balancer=balancer)
+            await write_first_config(config, self.plan.balancer_places, self._haproxy)
             ports.keep()
             await self._launch()
         except BaseException:
@@ -106,8 +87,7 @@ class LocalCluster:
     async def stop(self) -> None:
         """Stop everything in order; afterwards no process and no socket of the cluster is left."""
         try:
-            for group in STOP_ORDER:
-                await self._stop_programs([program.name for program in self.plan.programs if program.group == group])
+            await stop_in_order(self._supervisor, await self._supervisor.programs())
             await self._supervisor.shut_down()
             await self._supervisor.wait_ended(Seconds(10.0))
         except RumorError as error:
@@ -221,11 +201,11 @@ class LocalCluster:
 
     # --- from here on: how
 
-    def _make_directories(self) -> None:
-        for node in (BALANCER, *(name for name, *_ in node_names(self._settings.config, self._settings.standby))):
-            place = places(self._data, node)
-            place.make()
-            place.logs.mkdir(exist_ok=True)
+    def _nodes(self) -> list[str]:
+        names = [name for name, *_ in node_names(self._settings.config, self._settings.standby)]
+        # Others may have come since: their sockets are to go, too.
+        there = [path.name for path in self._data.iterdir() if path.is_dir()] if self._data.is_dir() else []
+        return [BALANCER, *dict.fromkeys([*names, *there])]
 
     @property
     def _record(self) -> Path:
@@ -255,87 +235,17 @@ class LocalCluster:
             self._say(f"ended what an earlier start has left: {', '.join(ended)}")
         self._clean_up()
 
-    def _make_plan(self, ports: Ports) -> LocalPlan:
-        config, settings = self._settings.config, self._settings
-        binds, stats = self._haproxy_addresses(ports)
-        names = node_names(config, settings.standby)
-        app_ports = {}
-        for name, service, number, _ in names:
-            if service.port and number == 1:
-                app_ports[name] = ports.fixed(
-                    f"{name}/app", service.port, f"service.{service.name}.port", host=LOOPBACK
-                )
-            else:
-                app_ports[name] = ports.free(f"{name}/app")
-        gossip_ports = {
-            name: ports.free(f"{name}/gossip", also_udp=True) for name in (BALANCER, *(name for name, *_ in names))
-        }
-        return make_plan(
-            config,
-            file=settings.file,
-            data=self._data,
-            gossip_ports=gossip_ports,
-            app_ports=app_ports,
-            binds=binds,
-            stats=stats,
-            standby=settings.standby,
-            tools=Tools(sys.executable, self._haproxy.path, self._find_program),
-            join=settings.join,
-            settings=settings.settings,
-            app_directory=settings.app_directory,
-        )
-
-    def _haproxy_addresses(self, ports: Ports) -> tuple[tuple[Endpoint, ...], Endpoint | None]:
-        balancer = self._settings.config.balancer
-        for number, bind in enumerate(balancer.binds, start=1):
-            ports.fixed(f"balancer/http-{number}", bind.port, "balancer.bind", host=bind.host)
-        binds = balancer.binds or (Endpoint(LOOPBACK, ports.free("balancer/http", preferred=_DEFAULT_BIND)),)
-        if balancer.stats is None:
-            return binds, Endpoint(LOOPBACK, ports.free("balancer/stats", preferred=_DEFAULT_STATS))
-        ports.fixed("balancer/stats", balancer.stats.port, "balancer.stats", host=balancer.stats.host)
-        return binds, balancer.stats
-
-    def _find_program(self, name: str) -> str | None:
-        found = shutil.which(name, path=self._environ.get("PATH"))
-        if found is None and (self._settings.file.parent / name).is_file():
-            found = shutil.which(str(self._settings.file.parent / name))
-        return found
-
     async def _launch(self) -> None:
-        config = self._data / "supervisord.conf"
-        text = write_config(self.plan.programs, run_directory=self._run, log=self._data / "supervisord.log")
-        await asyncio.to_thread(write_atomically, config, text)
-        await self._supervisor.launch(config)
+        await self._supervisor.launch(Inventory(self.plan.programs, origin_of(self._settings, self.plan)))
         await self._keep_record(await self.states())
 
     async def _stop_programs(self, names: Sequence[str]) -> None:
-        wanted = {program.name: program for program in self.plan.programs if program.name in names}
-        if not wanted:
-            return
-        await self._supervisor.stop(list(wanted))
-        deadline = max(program.stop_wait for program in wanted.values()) + _STOP_SLACK
-        try:
-            async with asyncio.timeout(deadline):
-                # supervisord tells nobody when a program ends: asking is all there is.
-                while not all(status.state in ENDED for status in await self.states() if status.name in wanted):  # noqa: ASYNC110
-                    await asyncio.sleep(_POLL)
-        except TimeoutError as error:
-            raise Unreachable(f"{', '.join(wanted)} did not stop within {deadline:g} s") from error
+        await stop_in_order(
+            self._supervisor, [program for program in await self._supervisor.programs() if program.name in names]
+        )
 
     async def _revive(self) -> tuple[ProgramStatus, ...]:
-        statuses = await self.states()
-        now = Instant(time.monotonic())
-        for status in statuses:
-            backoff = self._backoffs.get(status.name, Backoff())
-            if status.state is ProgramState.FATAL:
-                longest = FIRST_PAUSE if status.name == HAPROXY else LONGEST_PAUSE
-                backoff = backoff.note_failed(now, longest=longest)
-                if backoff.is_due(now):
-                    backoff = backoff.note_retried()
-                    await self._supervisor.start([status.name])
-            elif status.state is ProgramState.RUNNING:
-                backoff = backoff.note_running(now)
-            self._backoffs[status.name] = backoff
+        statuses = await self._reviver.look()
         await self._keep_record(statuses)
         return statuses
 
@@ -362,9 +272,10 @@ class LocalCluster:
         }
 
     def _describe_fall(self, status: ProgramStatus) -> str:
-        log = next(program.log for program in self.plan.programs if program.name == status.name)
-        words = _last_line(log) or status.words
-        return f"{status.name} fell, and is tried again{f': {words}' if words else ''} (log: {log})"
+        log = next((program.log for program in self.plan.programs if program.name == status.name), self._data)
+        how = str(status.last_exit) if status.last_exit else status.words
+        words = "".join(last_lines(log, 1))
+        return f"{status.name} {how or 'fell'}, and is tried again{f': {words}' if words else ''} (log: {log})"
 
     async def _ailing(self) -> str:
         with contextlib.suppress(RumorError):
@@ -374,7 +285,7 @@ class LocalCluster:
 
     def _clean_up(self) -> None:
         """Remove the sockets; the processes that made them are gone."""
-        for node in (BALANCER, *(name for name, *_ in node_names(self._settings.config, self._settings.standby))):
+        for node in self._nodes():
             for socket in places(self._data, node).run_directory.glob("*.sock"):
                 socket.unlink(missing_ok=True)
         for name in ("supervisor.sock", "supervisord.pid"):
@@ -409,15 +320,6 @@ def _lock(data: Path) -> int:
             f"this cluster is run by process {pid or 'unknown'} already: stop that, or choose another --data"
         ) from error
     return handle
-
-
-def _last_line(log: Path) -> str:
-    """Return the last words that a program wrote, empty for none."""
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 4096))
-        lines = file.read().decode("utf-8", "replace").split("\n")
-        return next((line.strip()[:300] for line in reversed(lines) if line.strip()), "")
-    return ""
 
 
 def _url(endpoint: Endpoint) -> str:

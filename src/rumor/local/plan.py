@@ -1,26 +1,26 @@
 """A configuration -> the nodes and the supervised programs of a cluster on this machine. Nothing here acts."""
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rumor.config import Config, ServiceConfig
+from rumor.config import Config, ProgramConfig, ServiceConfig
+from rumor.config.templates import EVERY_PART
 from rumor.errors import ConfigError
 from rumor.haproxy import launch
+from rumor.host.plan import Run, Tools, app_words, part_secrets, user_program
 from rumor.model import Seconds
-from rumor.names import Endpoint, HostPort
+from rumor.names import Endpoint, HostPort, ServiceName
 from rumor.places import Places, places
-from rumor.supervise.base import Program
+from rumor.supervise.backoff import FIRST_PAUSE
+from rumor.supervise.base import AGENTS, APPS, HAPROXY, PROGRAMS, Program
 
 BALANCER = "balancer"
-AGENTS, STEERING, APPS, HAPROXY = "agents", "steering", "apps", "haproxy"
-STOP_ORDER = (AGENTS, STEERING, HAPROXY, APPS)
-"""Nodes drain and leave while the balancer's agent still watches their sessions; then it goes, HAProxy, the apps."""
-# supervisord stops groups of a higher priority first.
-_PRIORITY = {group: 900 - 200 * place for place, group in enumerate(STOP_ORDER)}
-_SECRETS = frozenset({"cluster.key", "api.token", "serf.rpc_token"})
+# Nodes drain and leave while the balancer's agent still watches their sessions; then it goes, HAProxy, the apps.
+_NODES_STOP, _STEERING_STOPS, _HAPROXY_STOPS, _APPS_STOP = 900, 700, 500, 300
 _LEAVE_SECONDS = 8.0
+_JOINS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class LocalPlan:
     programs: tuple[Program, ...]
     binds: tuple[Endpoint, ...]
     stats: Endpoint | None
+    joins: tuple[str, ...] = ()
+    """Whom every agent is told of."""
 
     def node(self, name: str) -> NodePlan:
         for node in self.nodes:
@@ -67,24 +69,35 @@ class LocalPlan:
         return places(self.data, BALANCER)
 
 
-@dataclass(frozen=True, slots=True)
-class Tools:
-    """What the plan needs to know of the machine."""
-
-    python: str
-    haproxy: Path
-    find_program: Callable[[str], str | None]
-    """Returns the path of a program, None if there is none."""
+Numbers = Mapping[ServiceName, Sequence[int]]
+"""By service, which numbers its nodes have."""
 
 
-def node_names(config: Config, standby: Mapping[str, int]) -> list[tuple[str, ServiceConfig, int, bool]]:
-    """Return name, service, number and standby of each node that runs an app."""
+def node_names(
+    config: Config, standby: Mapping[str, int], numbers: Numbers | None = None
+) -> list[tuple[str, ServiceConfig, int, bool]]:
+    """Return name, service, number and standby of each node that runs an app; numbers begin at 1 if nothing is said."""
     return [
-        (f"{service.name}-{number}", service, number, number > service.replicas)
+        (f"{service.name}-{number}", service, number, place > service.replicas)
         for service in config.services
         if service.command
-        for number in range(1, service.replicas + standby.get(service.name, 0) + 1)
+        for place, number in enumerate(
+            range(1, service.replicas + standby.get(service.name, 0) + 1)
+            if numbers is None
+            else numbers.get(service.name, ()),
+            start=1,
+        )
     ]
+
+
+def numbers_beside(config: Config, there: Numbers) -> Numbers:
+    """Return which numbers nodes are to have beside those that are there: the lowest stay, free ones are added."""
+    found: dict[ServiceName, list[int]] = {}
+    for service in config.services:
+        kept = sorted(there.get(service.name, ()))[: service.replicas]
+        free = (number for number in itertools.count(1) if number not in kept)
+        found[service.name] = sorted([*kept, *itertools.islice(free, service.replicas - len(kept))])
+    return found
 
 
 def make_plan(
@@ -98,7 +111,8 @@ def make_plan(
     stats: Endpoint | None,
     standby: Mapping[str, int],
     tools: Tools,
-    join: bool = True,
+    joins: Sequence[str] | None = None,
+    numbers: Numbers | None = None,
     settings: Sequence[str] = (),
     app_directory: Path | None = None,
 ) -> LocalPlan:
@@ -114,21 +128,29 @@ def make_plan(
         stats: where it shows its statistics.
         standby: by service, how many more nodes are planned but not started.
         tools: the machine.
-        join: whether the agents are told of one another; without, each stays alone.
+        joins: whom every agent is told of; the first nodes where nothing is said, nobody where it is empty.
+        numbers: which numbers nodes have; 1 and so on where nothing is said.
         settings: more KEY=VALUE for every agent, over the file.
         app_directory: where apps run; beside the file if nothing is said.
 
     Raises:
         ConfigError: an app's command cannot be run.
     """
-    waiting = {name for name, *_, is_standby in node_names(config, standby) if is_standby}
-    joins = [f"127.0.0.1:{port}" for name, port in gossip_ports.items() if join and name not in waiting][:8]
+    if joins is None:
+        waiting = {name for name, *_, is_standby in node_names(config, standby, numbers) if is_standby}
+        joins = [f"127.0.0.1:{port}" for name, port in gossip_ports.items() if name not in waiting][:_JOINS]
     nodes = [NodePlan(BALANCER, BALANCER, HostPort("127.0.0.1", gossip_ports[BALANCER]), 0, False)]
     apps: list[Program] = []
-    for name, service, _, is_standby in node_names(config, standby):
+    for name, service, _, is_standby in node_names(config, standby, numbers):
         node = NodePlan(name, service.name, HostPort("127.0.0.1", gossip_ports[name]), app_ports[name], is_standby)
         nodes.append(node)
         apps.append(_app(node, service, file, data, tools, app_directory or file.parent))
+    others = [
+        _other(node, program, file, data, tools, app_directory or file.parent)
+        for program in config.programs
+        for node in nodes
+        if EVERY_PART in program.parts or node.part in program.parts
+    ]
     drain = max((service.drain for service in config.services), default=Seconds(0.0))
     own = [f"balancer.bind={_toml_list([str(bind) for bind in binds])}"]
     if stats is not None:
@@ -137,7 +159,8 @@ def make_plan(
         _agent(node, file, data, joins, [*settings, *(own if node.part == BALANCER else [])], drain, tools)
         for node in nodes
     ]
-    return LocalPlan(data, tuple(nodes), (_haproxy(data, tools), *apps, *agents), tuple(binds), stats)
+    programs = (_haproxy(data, tools), *apps, *others, *agents)
+    return LocalPlan(data, tuple(nodes), programs, tuple(binds), stats, tuple(joins))
 
 
 def _toml_list(texts: Sequence[str]) -> str:
@@ -155,8 +178,7 @@ def _agent(
 ) -> Program:
     said = [*overrides, *([f"service.{node.part}.port={node.port}"] if node.port else [])]
     # A command line can be read by everybody on the machine.
-    secret = {setting.partition("=")[0]: setting.partition("=")[2] for setting in said if _is_secret(setting)}
-    settings = [setting for setting in said if not _is_secret(setting)]
+    secret, settings = part_secrets(said)
     command = [
         tools.python, "-m", "rumor", "agent", node.part,
         "--file", str(file), "--data", str(data), "--node", node.name, "--bind", str(node.gossip),
@@ -169,54 +191,51 @@ def _agent(
         command += ["--set", setting]
     return Program(
         name=node.agent,
-        group=STEERING if node.part == BALANCER else AGENTS,
+        group=AGENTS,
+        node=node.name,
         command=tuple(command),
         directory=data,
-        environment={f"RUMOR_{key.upper().replace('.', '_')}": value.strip('"') for key, value in secret.items()},
+        environment=secret,
         log=places(data, node.name).logs / "agent.log",
+        exits=places(data, node.name).exits,
         stop_wait=Seconds(drain + _LEAVE_SECONDS),
-        priority=_PRIORITY[STEERING if node.part == BALANCER else AGENTS],
+        priority=_STEERING_STOPS if node.part == BALANCER else _NODES_STOP,
         autostart=not node.is_standby,
     )
-
-
-def _is_secret(setting: str) -> bool:
-    return setting.partition("=")[0].strip() in _SECRETS
 
 
 def _app(node: NodePlan, service: ServiceConfig, file: Path, data: Path, tools: Tools, directory: Path) -> Program:
-    key = f"service.{service.name}.command"
-    try:
-        words = shlex.split(service.command)
-    except ValueError as error:
-        raise ConfigError(f"{file}: {key}: {error}") from error
-    if not words:
-        raise ConfigError(f"{file}: {key}: is empty")
-    filled = [word.replace("{host}", "127.0.0.1").replace("{port}", str(node.port)) for word in words]
-    found = tools.find_program(filled[0])
-    if found is None and filled[0] in ("python", "python3"):
-        found = tools.python
-    if found is None:
-        raise ConfigError(f"{file}: {key}: there is no program {filled[0]!r} on this machine")
-    return Program(
-        name=node.process,
-        group=APPS,
-        command=(found, *filled[1:]),
-        directory=directory,
-        log=places(data, node.name).logs / "app.log",
-        environment={
-            "HOST": "127.0.0.1",
-            "PORT": str(node.port),
-            "TAG": node.name,
-            "PYTHONUNBUFFERED": "1",
-            **service.environment,
-            "RUMOR_NODE": node.name,
-            "RUMOR_NODE_DIRECTORY": str(places(data, node.name).directory),
-        },
-        stop_wait=Seconds(10.0),
-        priority=_PRIORITY[APPS],
-        autostart=not node.is_standby,
+    place = places(data, node.name)
+    run = Run(
+        node.process, APPS, node.name, directory, place.logs / "app.log", place.exits, _APPS_STOP, not node.is_standby
     )
+    fill, environment = app_words("127.0.0.1", node.port, node.name)
+    return user_program(
+        f"{file}: service.{service.name}", service.process, run, tools,
+        fill=fill, environment=environment | _node_variables(node, data),
+    )  # fmt: skip
+
+
+def _other(node: NodePlan, program: ProgramConfig, file: Path, data: Path, tools: Tools, directory: Path) -> Program:
+    place = places(data, node.name)
+    name = f"{node.name}-{program.name}"
+    priority = _APPS_STOP - program.order
+    run = Run(
+        name,
+        PROGRAMS,
+        node.name,
+        directory,
+        place.logs / f"{program.name}.log",
+        place.exits,
+        priority,
+        not node.is_standby,
+    )
+    environment = {"TAG": node.name} | _node_variables(node, data)
+    return user_program(f"{file}: program.{program.name}", program.process, run, tools, environment=environment)
+
+
+def _node_variables(node: NodePlan, data: Path) -> dict[str, str]:
+    return {"RUMOR_NODE": node.name, "RUMOR_NODE_DIRECTORY": str(places(data, node.name).directory)}
 
 
 def _haproxy(data: Path, tools: Tools) -> Program:
@@ -224,12 +243,18 @@ def _haproxy(data: Path, tools: Tools) -> Program:
     return Program(
         name=HAPROXY,
         group=HAPROXY,
+        node=BALANCER,
         command=(
             tools.python, "-I", "-S", launch.__file__,
             str(tools.haproxy), "-W", "-S", f"{place.master_socket},mode,600", "-f", str(place.haproxy_config),
         ),
         directory=data,
         log=place.logs / "haproxy.log",
+        exits=place.exits,
+        # Softly: what runs may finish, as far as the time goes.
+        stop_signal="USR1",
         stop_wait=Seconds(5.0),
-        priority=_PRIORITY[HAPROXY],
+        # A cluster without HAProxy serves nobody: it is tried again each second.
+        longest_pause=FIRST_PAUSE,
+        priority=_HAPROXY_STOPS,
     )  # fmt: skip

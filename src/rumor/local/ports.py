@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from random import SystemRandom
 
@@ -37,9 +38,16 @@ class Ports:
     cluster that starts in the same moment must not find it free, too. (HAProxy would not even tell: it shares ports.)
     """
 
-    def __init__(self, path: Path) -> None:
-        """Read what an earlier start has kept; a file that does not parse counts as none."""
+    def __init__(self, path: Path, *, held: Iterable[str] = ()) -> None:
+        """Read what an earlier start has kept; a file that does not parse counts as none.
+
+        Args:
+            path: where the ports are kept.
+            held: what programs of this cluster hold now: that is taken, and theirs. Where the cluster runs, what it
+                has kept is claimed by `rumor up` already.
+        """
         self._path = path
+        self._held = frozenset(held)
         self._ports: dict[str, int] = {}
         self._claims: list[socket.socket] = []
         with contextlib.suppress(OSError, ValueError):
@@ -53,6 +61,8 @@ class Ports:
         Raises:
             ConfigError: somebody listens there.
         """
+        if purpose in self._held and self._ports.get(purpose) == port:
+            return port
         any_or_host = host or "0.0.0.0"  # noqa: S104 - "any address", as the file says
         if not (is_free(any_or_host, port) and self._claim(any_or_host, port)):
             raise ConfigError(f"{key}: port {port} of {purpose} is taken: stop what listens there, or name another")
@@ -61,6 +71,8 @@ class Ports:
 
     def free(self, purpose: str, *, preferred: int = 0, also_udp: bool = False) -> int:
         """Take the port kept from last time if it is still free, else the preferred one, else any free one."""
+        if purpose in self._held and purpose in self._ports:
+            return self._ports[purpose]
         others = {port for name, port in self._ports.items() if name != purpose}
         for port in (self._ports.get(purpose, 0), preferred):
             if port and port not in others and self._take(port, also_udp=also_udp):
@@ -87,6 +99,8 @@ class Ports:
 
     def _claim(self, host: str, port: int) -> bool:
         """Claim a port by a name in the kernel: one for all users of this network, and gone with this process."""
+        if self._held and port in self._ports.values():
+            return True
         claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             claim.bind(f"\0rumor port {host}:{port}")

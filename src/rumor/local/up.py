@@ -10,11 +10,13 @@ from pathlib import Path
 
 from rumor.config import Config
 from rumor.errors import ConfigError, RumorError
-from rumor.local.cluster import ClusterSettings, LocalCluster, remove_run_directory
+from rumor.local.cluster import LocalCluster, remove_run_directory
+from rumor.local.planning import ClusterSettings
 from rumor.local.processes import end, read_record
 from rumor.model import Seconds
 from rumor.places import Places, places, run_directory
 from rumor.supervise.base import AILING, ProgramState, ProgramStatus
+from rumor.supervise.operating import stop_in_order
 from rumor.supervise.supervisord import Supervisord
 
 _READY_DEADLINE = Seconds(60.0)
@@ -69,10 +71,14 @@ async def run_up(
 
 async def run_down(data: Path) -> int:
     """End the cluster of a data directory, whoever started it; return the exit status."""
-    supervisor = Supervisord(run_directory(data))
+    supervisor = Supervisord(data)
     record = read_record(data / "processes.json")
     if await supervisor.is_alive():
         _say("stopping: agents drain and leave first")
+        try:
+            await stop_in_order(supervisor, await supervisor.programs())
+        except RumorError as error:
+            _say(str(error))
         await supervisor.shut_down()
         if not await supervisor.wait_ended(_DOWN_DEADLINE):
             _say("supervisord takes too long: ending its processes one by one")

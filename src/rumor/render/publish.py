@@ -15,8 +15,10 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import BinaryIO
 
 from rumor.errors import ConfigError, PeerError
 from rumor.model import Seconds
@@ -131,7 +133,7 @@ async def check_haproxy(program: Path, text: str, *, deadline: Seconds = CHECK_D
     It binds nothing (see `new_binds`), but it opens every file that the text names.
     """
     try:
-        # By its standard input: a full disk is no reason to stop looking after servers.
+        # By its standard input, in memory: a full disk is no reason to stop looking after servers.
         async with asyncio.timeout(deadline):
             status, output = await run_bounded(program, "-c", "-f", "/dev/stdin", stdin=text.encode())
     except TimeoutError:
@@ -153,18 +155,16 @@ async def run_bounded(*command: str | Path, stdin: bytes = b"") -> tuple[int, by
     Raises:
         OSError: it cannot be run.
     """
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    feeding = asyncio.create_task(_feed(process.stdin, stdin), name="standard input")
+    with _as_file(stdin) as file:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=file, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        )
     try:
         output = b""
         while process.stdout is not None and (piece := await process.stdout.read(_OUTPUT_LIMIT)):
             output = (output + piece)[:_OUTPUT_LIMIT]
         await process.wait()
     finally:
-        feeding.cancel()
-        await asyncio.gather(feeding, return_exceptions=True)
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
@@ -172,14 +172,16 @@ async def run_bounded(*command: str | Path, stdin: bytes = b"") -> tuple[int, by
     return process.returncode or 0, output
 
 
-async def _feed(stdin: asyncio.StreamWriter | None, content: bytes) -> None:
-    if stdin is None:
-        return
-    with contextlib.suppress(ConnectionError):
-        stdin.write(content)
-        await stdin.drain()
-        stdin.close()
-        await stdin.wait_closed()
+def _as_file(content: bytes) -> BinaryIO:
+    """Return a file that holds this, in memory if the kernel lets us: nobody need be fed, and no disk may be full."""
+    file: BinaryIO
+    try:
+        file = os.fdopen(os.memfd_create("stdin"), "w+b")
+    except (AttributeError, OSError):
+        file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
+    file.write(content)
+    file.seek(0)
+    return file
 
 
 def new_binds(old_text: str, new_text: str) -> tuple[Endpoint, ...]:
@@ -197,6 +199,7 @@ def new_binds(old_text: str, new_text: str) -> tuple[Endpoint, ...]:
     )
 
 
+@lru_cache(maxsize=4)
 def _binds(text: str) -> tuple[Endpoint, ...]:
     found: list[Endpoint] = []
     local = _LOCAL_PEER.search(text)

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import PurePath
 
 from rumor.errors import Refused
@@ -63,7 +64,7 @@ class _RouteView:
         return host + ([f"{self.name}_path"] if self.path != "/" else [])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _BackendView:
     settings: BackendSettings
     servers: tuple[Server, ...]
@@ -81,7 +82,7 @@ class _BackendView:
         named = any(name.lower() == "host" for name in given)
         return [*([] if named else [("Host", str(self.settings.service))]), *sorted(given.items())]
 
-    @property
+    @cached_property
     def server_keywords(self) -> str:
         """The keywords of every server line. HAProxy applies no default-server to servers added at run time."""
         check = self.settings.check

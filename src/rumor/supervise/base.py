@@ -1,4 +1,4 @@
-"""What rumor asks of a supervisor, whichever it is: four verbs, and the program as a value."""
+"""What rumor asks of a supervisor, whichever it is: seven verbs, and the program as a value."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from rumor.model import Seconds
+from rumor.supervise.backoff import LONGEST_PAUSE
+from rumor.supervise.exits import Exit
 
 
 class ProgramState(Enum):
@@ -21,6 +23,7 @@ class ProgramState(Enum):
     FATAL = "fatal"
 
 
+AGENTS, APPS, HAPROXY, PROGRAMS = "agents", "apps", "haproxy", "programs"
 ENDED = frozenset({ProgramState.STOPPED, ProgramState.EXITED, ProgramState.FATAL})
 AILING = frozenset({ProgramState.BACKOFF, ProgramState.EXITED, ProgramState.FATAL})
 """States that nobody asked for."""
@@ -28,19 +31,32 @@ AILING = frozenset({ProgramState.BACKOFF, ProgramState.EXITED, ProgramState.FATA
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One supervised process."""
+    """One supervised process: the description that every supervisor's own form is rendered from."""
 
     name: str
     group: str
+    """What kind of program it is: agents, apps, haproxy, programs."""
     command: tuple[str, ...]
     directory: Path
     log: Path
+    exits: Path
+    """The directory in which its last unwanted end is kept, see `exits.py`."""
+    node: str = ""
+    """Whose program it is, where one supervisor has those of several nodes."""
     environment: Mapping[str, str] = field(default_factory=dict)
+    forgets: tuple[str, ...] = ()
+    """Variables of its supervisor's that it must not see: secrets."""
+    user: str = ""
+    """Whom it runs as; empty for the supervisor's own user."""
     stop_signal: str = "TERM"
     stop_wait: Seconds = Seconds(10.0)
     """How long it may take to end by itself before it is killed."""
+    notifies: bool = False
+    """Whether it says itself when it is ready (`notify.py`); one that does not is ready as soon as it runs."""
+    longest_pause: Seconds = LONGEST_PAUSE
+    """To what the pauses grow between its restarts when it keeps falling; 0 for none but the supervisor's own."""
     priority: int = 500
-    """Groups of a higher priority are stopped first."""
+    """Programs of a higher priority are stopped first."""
     autostart: bool = True
 
 
@@ -51,11 +67,19 @@ class ProgramStatus:
     name: str
     state: ProgramState
     pid: int | None
+    since: Seconds | None = None
+    """For how long it has been in this state, where the supervisor knows."""
+    last_exit: Exit | None = None
+    """Its last end that nobody asked for."""
     words: str = ""
+    """Why it could not even be started."""
 
 
 class Supervisor(Protocol):
     """Keeps processes alive; each call has its own deadline."""
+
+    async def programs(self) -> tuple[Program, ...]:
+        """Return what is supervised."""
 
     async def states(self) -> tuple[ProgramStatus, ...]:
         """Return every program's state, in order of the names."""
@@ -65,6 +89,12 @@ class Supervisor(Protocol):
 
     async def stop(self, names: Sequence[str]) -> None:
         """Ask programs to stop, all at once, without waiting until they have; one that is stopped is no error."""
+
+    async def add(self, programs: Sequence[Program]) -> None:
+        """Supervise more programs, and start those that start by themselves."""
+
+    async def remove(self, names: Sequence[str]) -> None:
+        """Forget programs that have been stopped."""
 
     async def shut_down(self) -> None:
         """Stop everything in order, and end."""

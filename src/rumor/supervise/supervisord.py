@@ -1,7 +1,8 @@
 """supervisord, from PyPI: write its configuration, start it, ask it over its UNIX socket.
 
 It gets a session of its own, so that a Ctrl-C at the terminal reaches rumor alone and the order of stopping is kept.
-Facts: supervisord stops groups one after the other, highest priority first, and the programs of one group together.
+Facts: supervisord stops groups one after the other, highest priority first; whoever wants to stop many at once asks
+for it program by program (`operating.py`).
 """
 
 import asyncio
@@ -12,29 +13,32 @@ import shlex
 import subprocess
 import sys
 import xmlrpc.client
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 from rumor.errors import Bug, Refused, Unreachable
 from rumor.model import Seconds
+from rumor.places import run_directory
 from rumor.supervise.base import Program, ProgramState, ProgramStatus
+from rumor.supervise.exit_files import read_exit
+from rumor.supervise.inventory import Inventory, changing, format_inventory, read_inventory
 
 _DEADLINE = Seconds(10.0)
 _START_DEADLINE = Seconds(10.0)
 _LOG_BYTES = "10MB"
 _LOG_BACKUPS = 3
 # supervisor.xmlrpc.Faults
-_SHUTDOWN_STATE, _ABNORMAL_TERMINATION, _SPAWN_ERROR, _ALREADY_STARTED, _NOT_RUNNING = 6, 40, 50, 60, 70
+_SHUTDOWN_STATE, _BAD_NAME, _ABNORMAL_TERMINATION, _SPAWN_ERROR, _ALREADY_STARTED, _NOT_RUNNING = 6, 10, 40, 50, 60, 70
 
 # Where a comment begins in the middle of a line; there is no way to escape it.
 _COMMENT = re.compile(r"(\s)([;#])")
 
-Answer = TypeVar("Answer")
-
 
 def write_config(programs: Sequence[Program], *, run_directory: Path, log: Path) -> str:
-    """Return supervisord.conf for these programs.
+    """Return supervisord.conf for these programs, each in a group of its own, named GROUP.PROGRAM.
+
+    supervisord adds and removes whole groups only, so programs that shared one could not come and go.
 
     Raises:
         Refused: supervisord has no way to write a value of the user's.
@@ -59,27 +63,31 @@ def write_config(programs: Sequence[Program], *, run_directory: Path, log: Path)
         "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
         "",
     ]
-    groups: dict[str, list[Program]] = {}
     for program in programs:
-        groups.setdefault(program.group, []).append(program)
         lines += _program_section(program)
-    for name, members in groups.items():
         lines += [
-            f"[group:{_value(name)}]",
-            f"programs = {','.join(_value(member.name) for member in members)}",
-            f"priority = {members[0].priority}",
+            f"[group:{_value(_group(program))}]",
+            f"programs = {_value(program.name)}",
+            f"priority = {program.priority}",
             "",
         ]
     return "\n".join(lines)
 
 
+def _group(program: Program) -> str:
+    return f"{program.group}.{program.name}"
+
+
 def _program_section(program: Program) -> list[str]:
-    environment = ",".join(f'{name}="{_quoted(value)}"' for name, value in sorted(program.environment.items()))
+    # What is inherited cannot be taken away here, only emptied.
+    variables = {**dict.fromkeys(program.forgets, ""), **program.environment}
+    environment = ",".join(f'{name}="{_quoted(value)}"' for name, value in sorted(variables.items()))
     return [
         f"[program:{_value(program.name)}]",
         f"command = {_command(program.command)}",
         f"directory = {_value(program.directory)}",
         *([f"environment = {environment}"] if environment else []),
+        *([f"user = {_value(program.user)}"] if program.user else []),
         f"autostart = {str(program.autostart).lower()}",
         "autorestart = true",
         "startsecs = 1",
@@ -119,22 +127,27 @@ def _quoted(value: str) -> str:
 
 
 class Supervisord:
-    """One running supervisord, started here or found."""
+    """The supervisord of one data directory, started here or found."""
 
-    def __init__(self, run_directory: Path) -> None:
-        self.socket = run_directory / "supervisor.sock"
+    def __init__(self, data: Path) -> None:
+        self._run_directory = run_directory(data)
+        self.socket = self._run_directory / "supervisor.sock"
+        self._config = data / "supervisord.conf"
+        self.log = data / "supervisord.log"
+        self._inventory = data / "programs.json"
         self._process: subprocess.Popen[bytes] | None = None
 
-    async def launch(self, config: Path) -> None:
+    async def launch(self, inventory: Inventory) -> None:
         """Start supervisord and wait until it answers.
 
         Raises:
             Unreachable: it did not come up; its own words are in the text.
         """
-        log = config.with_name("supervisord.out")
+        await asyncio.to_thread(self._write, inventory)
+        log = self._config.with_name("supervisord.out")
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - forks once, at start-up
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(config)],
+                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", str(self._config)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -151,52 +164,69 @@ class Supervisord:
         except TimeoutError as error:
             raise Unreachable(f"supervisord did not answer within {_START_DEADLINE:g} s; see {log}") from error
 
+    def inventory(self) -> Inventory:
+        """Return what is supervised, and what it was made from.
+
+        Raises:
+            Unreachable: nothing was ever supervised in this directory.
+        """
+        return read_inventory(self._inventory)
+
     async def is_alive(self) -> bool:
         """Say whether it answers, be it to say that it is shutting down."""
         try:
-            await self._ask(lambda server: server.supervisor.getState(), fine=(_SHUTDOWN_STATE,))
+            await self._ask("getState", fine=(_SHUTDOWN_STATE,))
         except Unreachable:
             return False
         return True
 
     async def pid(self) -> int:
-        return cast("int", await self._ask(lambda server: server.supervisor.getPID()))
+        return cast("int", await self._ask("getPID"))
+
+    async def programs(self) -> tuple[Program, ...]:
+        return self.inventory().programs
 
     async def states(self) -> tuple[ProgramStatus, ...]:
-        rows = cast("list[dict[str, object]]", await self._ask(lambda server: server.supervisor.getAllProcessInfo()))
-        return tuple(
-            sorted(
-                (
-                    ProgramStatus(
-                        str(row["name"]),
-                        _state(str(row["statename"])),
-                        int(str(row["pid"])) or None,
-                        str(row["spawnerr"] or ""),
-                    )
-                    for row in rows
-                ),
-                key=lambda status: status.name,
-            )
-        )
+        rows = cast("list[dict[str, object]]", await self._ask("getAllProcessInfo"))
+        exits = {program.name: program.exits for program in self.inventory().programs}
+        return tuple(sorted((_status(row, exits) for row in rows), key=lambda status: status.name))
 
     async def start(self, names: Sequence[str]) -> None:
         for full_name in await self._full_names(names):
-            await self._ask(
-                lambda server, name=full_name: server.supervisor.startProcess(name, False),  # type: ignore[misc]
-                # One that falls at once is no error of ours: its state tells.
-                fine=(_ALREADY_STARTED, _SPAWN_ERROR, _ABNORMAL_TERMINATION),
-            )
+            # One that falls at once is no error of ours: its state tells.
+            fine = (_ALREADY_STARTED, _SPAWN_ERROR, _ABNORMAL_TERMINATION)
+            await self._ask("startProcess", full_name, False, fine=fine)
 
     async def stop(self, names: Sequence[str]) -> None:
         for full_name in await self._full_names(names):
-            await self._ask(
-                lambda server, name=full_name: server.supervisor.stopProcess(name, False),  # type: ignore[misc]
-                fine=(_NOT_RUNNING,),
-            )
+            await self._ask("stopProcess", full_name, False, fine=(_NOT_RUNNING,))
+
+    async def add(self, programs: Sequence[Program]) -> None:
+        async with changing(self._inventory):
+            await asyncio.to_thread(self._write, self.inventory().with_added(programs))
+            await self._ask("reloadConfig")
+            for program in programs:
+                await self._ask("addProcessGroup", _group(program))
+
+    async def remove(self, names: Sequence[str]) -> None:
+        async with changing(self._inventory):
+            inventory = self.inventory()
+            for program in inventory.find(names):
+                await self._ask("removeProcessGroup", _group(program), fine=(_BAD_NAME,))
+            await asyncio.to_thread(self._write, inventory.without(names))
+            await self._ask("reloadConfig")
 
     async def shut_down(self) -> None:
         with contextlib.suppress(Unreachable):
-            await self._ask(lambda server: server.supervisor.shutdown(), fine=(_SHUTDOWN_STATE,))
+            await self._ask("shutdown", fine=(_SHUTDOWN_STATE,))
+
+    def _write(self, inventory: Inventory) -> None:
+        text = write_config(inventory.programs, run_directory=self._run_directory, log=self.log)
+        for path, content in ((self._config, text), (self._inventory, format_inventory(inventory))):
+            temporary = path.with_name(f".{path.name}.new")
+            temporary.touch(mode=0o600)
+            temporary.write_text(content, encoding="utf-8")
+            temporary.replace(path)
 
     async def wait_ended(self, deadline: Seconds) -> bool:
         """Wait until supervisord has ended; say whether it did."""
@@ -210,20 +240,18 @@ class Supervisord:
         return True
 
     async def _full_names(self, names: Sequence[str]) -> list[str]:
-        rows = cast("list[dict[str, object]]", await self._ask(lambda server: server.supervisor.getAllProcessInfo()))
+        rows = cast("list[dict[str, object]]", await self._ask("getAllProcessInfo"))
         full = {str(row["name"]): f"{row['group']}:{row['name']}" for row in rows}
         missing = [name for name in names if name not in full]
         if missing:
             raise Refused(f"supervisord knows no program {', '.join(missing)}")
         return [full[name] for name in names]
 
-    async def _ask(
-        self, call: Callable[[xmlrpc.client.ServerProxy], Answer], *, fine: Sequence[int] = ()
-    ) -> Answer | None:
+    async def _ask(self, method: str, *arguments: object, fine: Sequence[int] = ()) -> object:
         """Ask supervisord one thing, in a thread; `fine` are faults that are no error here."""
         try:
             async with asyncio.timeout(_DEADLINE):
-                return await asyncio.to_thread(self._ask_blocking, call)
+                return await asyncio.to_thread(self._ask_blocking, method, arguments)
         except TimeoutError as error:
             raise Unreachable(f"supervisord did not answer on {self.socket} within {_DEADLINE:g} s") from error
         except xmlrpc.client.Fault as fault:
@@ -233,13 +261,22 @@ class Supervisord:
         except (OSError, xmlrpc.client.Error) as error:
             raise Unreachable(f"supervisord does not answer on {self.socket}: {error}") from error
 
-    def _ask_blocking(self, call: Callable[[xmlrpc.client.ServerProxy], Answer]) -> Answer:
+    def _ask_blocking(self, method: str, arguments: Sequence[object]) -> object:
         # A late import: supervisor is needed only where it supervises.
         from supervisor.xmlrpc import SupervisorTransport
 
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         with xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport) as server:
-            return call(server)
+            answer: object = getattr(server.supervisor, method)(*arguments)
+            return answer
+
+
+def _status(row: Mapping[str, object], exits: Mapping[str, Path]) -> ProgramStatus:
+    name = str(row["name"])
+    since = Seconds(float(str(row["now"])) - max(float(str(row["start"])), float(str(row["stop"]))))
+    last_exit = read_exit(exits[name], name) if name in exits else None
+    pid = int(str(row["pid"])) or None
+    return ProgramStatus(name, _state(str(row["statename"])), pid, since, last_exit, str(row["spawnerr"] or ""))
 
 
 def _state(name: str) -> ProgramState:

@@ -5,6 +5,7 @@ import pytest
 from rumor.errors import Refused
 from rumor.haproxy import replies
 from rumor.haproxy.replies import (
+    Readings,
     filter_state,
     parse_processes,
     parse_reload,
@@ -136,6 +137,41 @@ def test_the_sessions_of_replaced_workers_count_too() -> None:
     old = STAT_HEAD + stat_row(scur="4")
     (found,) = parse_servers(HEAD + state_row(), STAT_HEAD + stat_row(scur="1"), [old, old])
     assert found.sessions == 9
+
+
+def test_servers_that_were_read_before_are_the_same_values_and_others_are_read_anew() -> None:
+    last: Readings = {}
+    state = HEAD + state_row("one") + state_row("two")
+    first = parse_servers(state, STAT_HEAD + stat_row("one") + stat_row("two"), last=last)
+    assert first == parse_servers(state, STAT_HEAD + stat_row("one") + stat_row("two"))
+    second = parse_servers(state, STAT_HEAD + stat_row("one") + stat_row("two", scur="3"), last=last)
+    assert second[0] is first[0]
+    assert (first[1].sessions, second[1].sessions) == (0, 3)
+    third = parse_servers(
+        state,
+        STAT_HEAD + stat_row("one") + stat_row("two", scur="3"),
+        [STAT_HEAD + stat_row("one", scur="1")],
+        last=last,
+    )
+    assert [entry.sessions for entry in third] == [1, 3]
+    parse_servers(HEAD + state_row("two"), STAT_HEAD + stat_row("two"), last=last)
+    assert list(last) == [("web", "two")]
+
+
+@pytest.mark.parametrize("character", ["\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\r"])
+def test_no_word_of_an_app_makes_a_row(character: str) -> None:
+    """The reason of an app's answer stands at the end of its server's row."""
+    forged = stat_row("one", status="DOWN", check="L4CON").strip()
+    stat = STAT_HEAD.replace("\n", ",last_chk\n") + stat_row().replace("\n", f",hm{character}{forged}\n")
+    (found,) = parse_servers(HEAD + state_row(), stat)
+    assert found.is_up is True
+
+
+def test_tables_without_a_column_that_matters_are_refused() -> None:
+    with pytest.raises(Refused, match="no column check_status"):
+        parse_servers(HEAD + state_row(), STAT_HEAD.replace("check_status", "other") + stat_row())
+    with pytest.raises(Refused, match="no column srv_uweight"):
+        parse_servers(HEAD.replace("srv_uweight", "other") + state_row(), STAT_HEAD + stat_row())
 
 
 @pytest.mark.parametrize("row", [state_row(address="-"), state_row(name="not_ours!"), state_row(port=0)])

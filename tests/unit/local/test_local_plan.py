@@ -4,25 +4,27 @@ from pathlib import Path
 
 import pytest
 
-from rumor.config import BalancerConfig, Config, ServiceConfig
+from rumor.config import BalancerConfig, Config, ProcessConfig, ProgramConfig, ServiceConfig
 from rumor.errors import ConfigError
-from rumor.local.plan import LocalPlan, Tools, make_plan, node_names
+from rumor.host.plan import Tools
+from rumor.local.plan import LocalPlan, make_plan, node_names
 from rumor.model import Seconds
 from rumor.names import Endpoint, ServiceName
 from rumor.supervise.base import Program
 
 FILE, DATA = Path("/srv/shop/rumor.toml"), Path("/srv/shop/.rumor")
-TOOLS = Tools("/usr/bin/python3", Path("/opt/haproxy"), {"serve": "/usr/bin/serve"}.get)
+TOOLS = Tools("/usr/bin/python3", Path("/opt/haproxy"), {"serve": "/usr/bin/serve"}.get, "me", is_root=False)
 
 
 def service(command: str = "serve --at {host}:{port}", replicas: int = 2, *, drain: float = 10.0) -> ServiceConfig:
-    return ServiceConfig(
-        ServiceName("web"), command, replicas=replicas, drain=Seconds(drain), environment={"TAG": "mine"}
-    )
+    process = ProcessConfig(command, environment={"TAG": "mine"})
+    return ServiceConfig(ServiceName("web"), replicas=replicas, drain=Seconds(drain), process=process)
 
 
-def laid_out(*services: ServiceConfig, standby: int = 0, join: bool = True) -> LocalPlan:
-    config = Config(balancer=BalancerConfig(), services=services)
+def laid_out(
+    *services: ServiceConfig, standby: int = 0, join: bool = True, programs: tuple[ProgramConfig, ...] = ()
+) -> LocalPlan:
+    config = Config(balancer=BalancerConfig(), services=services, programs=programs)
     waiting = {"web": standby}
     names = [name for name, *_ in node_names(config, waiting)]
     return make_plan(
@@ -35,7 +37,7 @@ def laid_out(*services: ServiceConfig, standby: int = 0, join: bool = True) -> L
         stats=Endpoint("127.0.0.1", 1936),
         standby=waiting,
         tools=TOOLS,
-        join=join,
+        joins=None if join else (),
     )
 
 
@@ -112,6 +114,21 @@ def test_a_command_that_cannot_run_is_an_error_that_names_the_key(command: str, 
     with pytest.raises(ConfigError, match=r"rumor\.toml: service\.web\.command: ") as caught:
         laid_out(service(command))
     assert words in str(caught.value)
+
+
+def test_a_program_runs_beside_each_app_of_its_parts_and_stops_in_its_order() -> None:
+    worker = ProgramConfig("worker", ProcessConfig("serve jobs", stop_signal="INT"), ("web",), order=-1)
+    plan = laid_out(service(), programs=(worker,))
+    assert {one.name for one in plan.programs if "worker" in one.name} == {"web-1-worker", "web-2-worker"}
+    beside = program(plan, "web-1-worker")
+    assert (beside.stop_signal, beside.environment["RUMOR_NODE"]) == ("INT", "web-1")
+    assert program(plan, "web-1-agent").priority > beside.priority > program(plan, "web-1-app").priority
+
+
+def test_another_user_is_an_error_where_nobody_can_become_him() -> None:
+    stranger = ProgramConfig("worker", ProcessConfig("serve", user="nobody"), ("*",))
+    with pytest.raises(ConfigError, match=r"program\.worker\.user: only root can run it as nobody"):
+        laid_out(service(), programs=(stranger,))
 
 
 def test_python_is_the_one_that_runs_rumor_where_there_is_no_other() -> None:

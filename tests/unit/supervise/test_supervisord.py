@@ -30,7 +30,9 @@ AWKWARD = (
 
 
 def program(directory: Path, name: str = "web-1-app") -> Program:
-    return Program(name, "apps", ("/bin/sleep", "60"), directory, directory / "app.log", priority=100)
+    return Program(
+        name, "apps", ("/bin/sleep", "60"), directory, directory / "app.log", directory / "exits", priority=100
+    )
 
 
 def read(text: str, directory: Path) -> ServerOptions:
@@ -46,17 +48,21 @@ def test_supervisord_reads_back_what_was_meant(tmp_path: Path) -> None:
         program(tmp_path),
         command=("/bin/echo", *AWKWARD),
         environment={"TAG": "a,b;c=%d", "EMPTY": ""},
+        forgets=("SECRET",),
         stop_wait=Seconds(17.6),
     )
     agent = replace(program(tmp_path, "web-1-agent"), group="agents", priority=900, autostart=False)
     text = write_config([app, agent], run_directory=tmp_path, log=tmp_path / "s.log")
     groups = {group.name: group for group in read(text, tmp_path).process_group_configs}
-    assert {name: group.priority for name, group in groups.items()} == {"apps": 100, "agents": 900}
-    (found,) = groups["apps"].process_configs
+    assert {name: group.priority for name, group in groups.items()} == {
+        "apps.web-1-app": 100,
+        "agents.web-1-agent": 900,
+    }
+    (found,) = groups["apps.web-1-app"].process_configs
     assert shlex.split(found.command) == ["/bin/echo", *AWKWARD]
-    assert found.environment == {"TAG": "a,b;c=%d", "EMPTY": ""}
+    assert found.environment == {"TAG": "a,b;c=%d", "EMPTY": "", "SECRET": ""}
     assert (found.stopwaitsecs, found.autostart, found.startretries) == (18, True, 0)
-    assert groups["agents"].process_configs[0].autostart is False
+    assert groups["agents.web-1-agent"].process_configs[0].autostart is False
 
 
 def test_only_its_owner_may_speak_to_supervisord(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The drain's questions and answers, as Serf queries between a node that stops and the balancers."""
+"""What a node asks balancers, and tells them, by Serf queries: the drain's questions and answers, a program's end."""
 
 import contextlib
 import random
@@ -15,6 +15,7 @@ from rumor.agent.drain import (
     parse_answer,
     parse_question,
 )
+from rumor.agent.endings import ENDED_QUERY
 from rumor.errors import PeerError, Refused
 from rumor.log import get_logger
 from rumor.names import MemberName, parse_member_name
@@ -50,6 +51,17 @@ def ask_balancers(
         cluster.query(request, take)
     except Refused as error:
         log.warning("drain_not_asked", reason=str(error))
+
+
+def tell_ended(cluster: Cluster, balancers: Sequence[MemberName], payload: bytes) -> None:
+    """Tell balancers that a program of this node has ended; nobody answers, and a lost packet is no harm."""
+    told = tuple(balancers[:_ASKED_AT_ONCE])
+    try:
+        cluster.query(
+            QueryRequest(ENDED_QUERY, payload, nodes=told, timeout=QUERY_TIMEOUT, straight_to=told), lambda event: None
+        )
+    except Refused as error:
+        log.debug("ending_not_told", reason=str(error))
 
 
 def hear_question(

@@ -1,0 +1,311 @@
+"""The same supervision over s6 and over supervisord, with real processes."""
+
+import asyncio
+import itertools
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.conftest import require_program
+
+from rumor.errors import Refused
+from rumor.model import Seconds
+from rumor.supervise.base import AILING, Program, ProgramState, ProgramStatus, Supervisor
+from rumor.supervise.exit_files import last_lines
+from rumor.supervise.inventory import Inventory
+from rumor.supervise.operating import bring_to, changes, restart_in_order, start_and_wait, stop_in_order
+from rumor.supervise.reviver import Reviver
+from rumor.supervise.s6 import S6, write_scan_directory
+from rumor.supervise.s6_text import s6_log
+from rumor.supervise.supervisord import Supervisord
+
+DEADLINE = 20.0
+BOTH = pytest.mark.parametrize("kind", ["s6", "supervisord"])
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    directory = Path(tempfile.mkdtemp(prefix="rumor-sup-"))
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@asynccontextmanager
+async def supervising(kind: str, home: Path, *programs: Program) -> AsyncIterator[Supervisor]:
+    """Run a supervisor of this kind over these programs; all of it has ended afterwards."""
+    if kind == "s6":
+        async with _s6(home / "scan", programs) as s6:
+            yield s6
+    else:
+        async with _supervisord(home, programs) as supervisord:
+            yield supervisord
+
+
+@asynccontextmanager
+async def _s6(scan: Path, programs: tuple[Program, ...]) -> AsyncIterator[S6]:
+    program = require_program("s6-svscan", "s6")
+    write_scan_directory(Inventory(programs), scan)
+    process = await asyncio.create_subprocess_exec(program, str(scan), stdin=asyncio.subprocess.DEVNULL)
+    s6 = S6(scan)
+    try:
+        await until(lambda: answers(s6), "s6-svscan runs")
+        yield s6
+        await s6.shut_down()
+        async with asyncio.timeout(DEADLINE):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+@asynccontextmanager
+async def _supervisord(home: Path, programs: tuple[Program, ...]) -> AsyncIterator[Supervisord]:
+    supervisord = Supervisord(home)
+    reviver = Reviver(supervisord)
+
+    async def revive() -> None:
+        while True:
+            await reviver.look()
+            await asyncio.sleep(0.05)
+
+    await supervisord.launch(Inventory(programs))
+    task = asyncio.create_task(revive())
+    try:
+        yield supervisord
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await stop_in_order(supervisord, await supervisord.programs())
+        await supervisord.shut_down()
+        assert await supervisord.wait_ended(Seconds(DEADLINE))
+
+
+async def answers(s6: S6) -> bool:
+    return await s6.is_alive() and all(state.words == "" for state in await s6.states())
+
+
+async def done(value: bool) -> bool:
+    return value
+
+
+async def until(holds: Callable[[], Awaitable[bool]], what: str, deadline: float = DEADLINE) -> None:
+    try:
+        async with asyncio.timeout(deadline):
+            while not await holds():  # noqa: ASYNC110 - what is waited for is another process
+                await asyncio.sleep(0.03)
+    except TimeoutError:
+        pytest.fail(f"not within {deadline:g} s: {what}")
+
+
+def program(home: Path, name: str, script: str = "while True: time.sleep(0.1)", **more: object) -> Program:
+    """Return a program of a few lines of Python, with `note(word)` to write to a file of the test's."""
+    head = (
+        "import os, signal, subprocess, sys, time\n"
+        f"def note(word): open({str(home / 'notes')!r}, 'a').write(f'{{word}} {{time.time()}} {{os.getpid()}}\\n')\n"
+    )
+    file = home / f"{name}.py"
+    file.write_text(head + script)
+    made = Program(name, "apps", (sys.executable, "-S", str(file), name), home, home / f"{name}.log", home / "exits")
+    return replace(made, **more)  # type: ignore[arg-type]  # the keywords are the test's own
+
+
+def notes(home: Path) -> list[tuple[str, float, int]]:
+    path = home / "notes"
+    lines = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [(word, float(at), int(pid)) for word, at, pid in lines]
+
+
+async def status(supervisor: Supervisor, name: str) -> ProgramStatus:
+    (found,) = [one for one in await supervisor.states() if one.name == name]
+    return found
+
+
+async def running(supervisor: Supervisor, name: str, *, other_than: int | None = None) -> int:
+    """Wait until a program runs, in another process than this one; return its pid."""
+
+    async def runs() -> bool:
+        now = await status(supervisor, name)
+        return now.state is ProgramState.RUNNING and now.pid not in (None, other_than)
+
+    await until(runs, f"{name} runs")
+    pid = (await status(supervisor, name)).pid
+    assert pid is not None
+    return pid
+
+
+def log_of(kind: str, one: Program) -> Path:
+    return s6_log(one) if kind == "s6" else one.log
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@BOTH
+async def test_a_program_runs_as_it_was_described(kind: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RUMOR_KEY", "secret")
+    (home / "place").mkdir()
+    script = (
+        "print(os.getcwd(), os.environ['WHO'], os.environ.get('RUMOR_KEY') or 'nothing', flush=True)\ntime.sleep(60)"
+    )
+    one = program(home, "web", script, directory=home / "place", environment={"WHO": "it's me"}, forgets=("RUMOR_KEY",))
+    async with supervising(kind, home, one) as supervisor:
+        pid = await running(supervisor, "web")
+        assert is_alive(pid)
+        await until(lambda: done(bool(last_lines(log_of(kind, one), 1))), "it wrote")
+        assert last_lines(log_of(kind, one), 1)[0].endswith(f"{home}/place it's me nothing")
+        assert (await status(supervisor, "web")).last_exit is None
+
+
+@BOTH
+async def test_a_stopped_program_stays_stopped_and_starts_again_on_demand(kind: str, home: Path) -> None:
+    one, waiting = program(home, "web"), program(home, "spare", autostart=False)
+    async with supervising(kind, home, one, waiting) as supervisor:
+        pid = await running(supervisor, "web")
+        assert (await status(supervisor, "spare")).state is ProgramState.STOPPED
+        await stop_in_order(supervisor, [one])
+        now = await status(supervisor, "web")
+        assert (now.state, now.pid, now.last_exit) == (ProgramState.STOPPED, None, None)
+        assert not is_alive(pid)
+        assert await start_and_wait(supervisor, ["web", "spare"], Seconds(DEADLINE)) == ()
+        assert await restart_in_order(supervisor, [one], Seconds(DEADLINE)) == ()
+        assert await running(supervisor, "web") != pid
+
+
+@BOTH
+async def test_programs_stop_in_their_order_each_by_its_signal(kind: str, home: Path) -> None:
+    stops = (
+        "def stop(number, _):\n    time.sleep(0.3)\n    note(f'{sys.argv[1]}-{signal.Signals(number).name}')\n"
+        "    sys.exit(0)\n"
+        "signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, stop)\n"
+        "note('up')\nwhile True: time.sleep(0.1)"
+    )
+
+    programs = [
+        program(home, "app", stops, priority=500, stop_signal="INT"),
+        program(home, "agent", stops, priority=900),
+        program(home, "haproxy", stops, priority=700),
+    ]
+    async with supervising(kind, home, *programs) as supervisor:
+        await until(lambda: done(len(notes(home)) == 3), "all three are up")
+        # The end of the context shuts down.
+        assert len(await supervisor.programs()) == 3
+    assert [word for word, *_ in notes(home)][3:] == ["agent-SIGTERM", "haproxy-SIGTERM", "app-SIGINT"]
+
+
+@BOTH
+async def test_what_does_not_heed_its_signal_is_killed_when_its_time_is_over(kind: str, home: Path) -> None:
+    script = "signal.signal(signal.SIGTERM, signal.SIG_IGN)\nnote('up')\nwhile True: time.sleep(0.1)"
+    deaf = program(home, "deaf", script, stop_wait=Seconds(1.0))
+    async with supervising(kind, home, deaf) as supervisor:
+        await until(lambda: done(len(notes(home)) == 1), "it is up")
+        began = time.monotonic()
+        await stop_in_order(supervisor, [deaf])
+        assert 0.9 < time.monotonic() - began < 4.0
+        assert not is_alive(notes(home)[0][2])
+
+
+@BOTH
+async def test_a_killed_program_comes_back_and_its_end_is_told(kind: str, home: Path) -> None:
+    one = program(home, "web", "print('last words', flush=True)\ntime.sleep(60)")
+    async with supervising(kind, home, one) as supervisor:
+        pid = await running(supervisor, "web")
+        await until(lambda: done(bool(last_lines(log_of(kind, one), 1))), "it wrote")
+        os.kill(pid, signal.SIGKILL)
+        assert await running(supervisor, "web", other_than=pid) != pid
+
+        async def is_told() -> bool:
+            return (await status(supervisor, "web")).last_exit is not None
+
+        await until(is_told, "its end is told")
+        end = (await status(supervisor, "web")).last_exit
+        assert end is not None
+        assert (end.status, end.signal, str(end)) == (None, signal.SIGKILL, "ended by SIGKILL")
+        assert last_lines(end.log, 1)[0].endswith("last words")
+
+
+@BOTH
+async def test_pauses_grow_for_what_keeps_falling_and_it_is_never_given_up(kind: str, home: Path) -> None:
+    falling = program(
+        home, "web", "print('no such table', flush=True)\nnote('up')\nsys.exit(7)", longest_pause=Seconds(2.0)
+    )
+    async with supervising(kind, home, falling) as supervisor:
+        await until(lambda: done(len(notes(home)) >= 5), "it was tried five times", deadline=40.0)
+        now = await status(supervisor, "web")
+
+        async def ails() -> bool:
+            return (await status(supervisor, "web")).state in AILING
+
+        await until(ails, "its state says so")
+        assert now.last_exit is not None
+        assert (now.last_exit.status, now.last_exit.signal) == (7, None)
+        assert now.last_exit.failures >= 4
+        assert last_lines(now.last_exit.log, 1)[0].endswith("no such table")
+    starts = [at for _, at, _ in notes(home)][:5]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
+    assert gaps[0] >= 0.9
+    assert min(gaps[1:]) >= 1.9, gaps
+    assert max(gaps) < 5.0, "and no longer than it may"
+
+
+@BOTH
+async def test_what_a_dead_program_left_behind_is_ended(kind: str, home: Path) -> None:
+    script = "child = subprocess.Popen(['/bin/sleep', '600'])\nnote(f'child-{child.pid}')\ntime.sleep(600)"
+    async with supervising(kind, home, program(home, "web", script)) as supervisor:
+        pid = await running(supervisor, "web")
+        await until(lambda: done(len(notes(home)) == 1), "it has a child")
+        child = int(notes(home)[0][0].removeprefix("child-"))
+        assert is_alive(child)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: done(not is_alive(child)), "its child has ended, too")
+        await running(supervisor, "web", other_than=pid)
+
+
+@BOTH
+async def test_programs_come_and_go_while_others_run(kind: str, home: Path) -> None:
+    first, second, third = (program(home, name) for name in ("first", "second", "third"))
+    async with supervising(kind, home, first, second) as supervisor:
+        pids = {name: await running(supervisor, name) for name in ("first", "second")}
+        otherwise = replace(second, environment={"NEW": "1"})
+        await bring_to(supervisor, changes(await supervisor.programs(), [first, otherwise, third]))
+        assert await running(supervisor, "first") == pids["first"]
+        assert await running(supervisor, "second") != pids["second"]
+        third_pid = await running(supervisor, "third")
+        with pytest.raises(Refused, match="third: supervised already"):
+            await supervisor.add([third])
+        await bring_to(supervisor, changes(await supervisor.programs(), [first]))
+        assert [one.name for one in await supervisor.states()] == ["first"]
+        assert not is_alive(third_pid)
+        with pytest.raises(Refused, match="no program third"):
+            await supervisor.start(["third"])
+        # A name may be used again at once.
+        await supervisor.add([third])
+        assert await running(supervisor, "third") != third_pid
+
+
+async def test_a_child_in_a_session_of_its_own_does_not_hold_up_the_end_of_s6(home: Path) -> None:
+    script = (
+        "child = subprocess.Popen(['/bin/sleep', '600'], start_new_session=True)\nnote(f'child-{child.pid}')\n"
+        "time.sleep(600)"
+    )
+    async with supervising("s6", home, program(home, "web", script)) as supervisor:
+        await running(supervisor, "web")
+        await until(lambda: done(len(notes(home)) == 1), "it has a child")
+        began = time.monotonic()
+    child = int(notes(home)[0][0].removeprefix("child-"))
+    try:
+        assert time.monotonic() - began < 6.0
+    finally:
+        os.kill(child, signal.SIGKILL)
