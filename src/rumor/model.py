@@ -85,7 +85,10 @@ class OperatorWord:
     weight: int | None = None
     """Instead of the weight that the node says; None for the node's."""
     by: str = ""
+    """Who drained it, and `at` when; the weight has stamps of its own."""
     at: WallTime = WallTime(0.0)
+    weight_by: str = ""
+    weight_at: WallTime = WallTime(0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -176,6 +176,40 @@ def test_an_operator_drains_a_server_is_told_why_and_takes_it_back(tmp_path: Pat
         [sys.executable, "-m", "rumor", "why", "web-11"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (unknown.returncode, unknown.stderr) == (1, "error: nothing is known of web-11; did you mean web-1?\n")
+
+
+@pytest.mark.timeout(120)
+def test_the_doctor_knows_whose_ports_are_taken(
+    tmp_path: Path, start: Callable[..., Up], free_port: Callable[[], int]
+) -> None:
+    bind, stats, app, tcp = (free_port() for _ in range(4))
+    balancer = f'[balancer]\nbind = "127.0.0.1:{bind}"\nstats = "127.0.0.1:{stats}"\n'
+    (tmp_path / "rumor.toml").write_text(f"{balancer}{FILE}port = {app}\n")
+    start(tmp_path).wait_ready()
+
+    def found() -> dict[str, tuple[bool, str]]:
+        done = subprocess.run(
+            [sys.executable, "-m", "rumor", "doctor", "--format", "json"],
+            cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False,
+        )  # fmt: skip
+        value = json.loads(done.stdout)
+        assert value["ok"] == (done.returncode == 0)
+        return {one["what"]: (one["ok"], one["found"]) for one in value["findings"]}
+
+    healthy = found()
+    assert all(ok for ok, _ in healthy.values()), healthy
+    assert healthy["balancer.bind"] == (True, f"127.0.0.1:{bind} is held by the HAProxy of balancer")
+    assert healthy["balancer.stats"] == (True, f"127.0.0.1:{stats} is held by the HAProxy of balancer")
+    assert healthy["service.web.port"] == (True, f"127.0.0.1:{app} is held by the app of web-1")
+    # What another has stays a finding.
+    with socket.create_server(("127.0.0.1", tcp)):
+        service = f'[service.db]\nmode = "tcp"\nport = 5432\nbind = "127.0.0.1:{tcp}"\n'
+        (tmp_path / "rumor.toml").write_text(f"{balancer}{FILE}port = {app}\n{service}")
+        assert found()["service.db.bind"] == (False, f"127.0.0.1:{tcp} is taken")
+
+
+def health(directory: Path) -> dict[str, Any]:
+    return AgentApi(socket_path=places(directory / ".rumor", "balancer").agent_socket).get("/health")
 
 
 def status_pid(directory: Path) -> int:
@@ -427,6 +461,10 @@ def test_a_bad_part_is_set_aside_and_an_operator_goes_back_and_forth(tmp_path: P
     assert "stays pinned to" in reread()
     for words in (("table",), ("config", "history"), ("why", "web-1")):
         assert "the configuration is pinned to" in rumor(tmp_path, *words), words
+    (notice,) = health(tmp_path)["notices"]
+    assert re.match(r"the configuration is pinned to revision [0-9a-f]{12} since .*`rumor config release`", notice)
+    assert "pinned to revision" in rumor(tmp_path, "doctor")
     assert edition() == "second"
     assert "released from revision" in rumor(tmp_path, "config", "release")
     wait_for(lambda: edition() == "fifth", lambda: rumor(tmp_path, "config", "history"))
+    assert health(tmp_path)["notices"] == []

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -193,3 +194,84 @@ def test_the_reader_of_a_pipe_may_leave(tmp_path: Path) -> None:
         ["/bin/sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def checked(directory: Path, *words: str) -> tuple[bool, str]:
+    done = rumor("config", "check", *words, "--format", "json", cwd=directory)
+    value = json.loads(done.stdout)
+    assert (done.returncode == 0) == value["ok"]
+    return value["ok"], value["words"]
+
+
+BUILT_IN = (Path(__file__).parents[2] / "src" / "rumor" / "render" / "haproxy.cfg.j2").read_text()
+
+
+@pytest.mark.parametrize("has_services", [True, False])
+def test_config_check_renders_server_lines_too(tmp_path: Path, has_services: bool) -> None:
+    if has_services:
+        (tmp_path / "rumor.toml").write_text("[service.web]\nport = 3000\n")
+    (tmp_path / "good.j2").write_text(BUILT_IN)
+    assert checked(tmp_path, "good.j2") == (True, "")
+    (tmp_path / "nonsense.j2").write_text(BUILT_IN.replace("weight {{", "wieght {{ nonsense }} {{"))
+    assert checked(tmp_path, "nonsense.j2")[0] is False
+    (tmp_path / "broken.j2").write_text(BUILT_IN.replace("weight {{", "wieght {{"))
+    ok, said = checked(tmp_path, "broken.j2")
+    assert ok is False
+    assert "unknown keyword 'wieght'" in said
+    # The text is nowhere to be seen, so the line is.
+    assert re.search(r"^    line \d+: server sample-ready 192\.0\.2\.1:\d+ wieght 100 check ", said, re.MULTILINE), said
+
+
+@pytest.mark.parametrize(("old", "new"), [(" backup", " bakcup"), (" disabled", " disbaled")])
+def test_config_check_has_a_sample_of_every_kind_of_server(tmp_path: Path, old: str, new: str) -> None:
+    (tmp_path / "broken.j2").write_text(BUILT_IN.replace(old, new))
+    ok, said = checked(tmp_path, "broken.j2")
+    assert (ok, f"unknown keyword '{new.strip()}'" in said) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        '[service.web.raw]\nserver = "bogus yes"', '[service.web.raw]\nbackend = "bogus yes"',
+        '[balancer.raw]\nfrontend = "bogus yes"', '[balancer.raw]\nsections = "ring x\\n    bogus yes"',
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("words", [(), ("rumor.toml",)])
+def test_config_check_without_a_file_checks_what_rumor_toml_renders(
+    tmp_path: Path, raw: str, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "rumor.toml").write_text(f"[service.web]\nport = 3000\n{raw}\n")
+    ok, said = checked(tmp_path, *words)
+    assert ok is False
+    assert re.search(r"^    line \d+: .*bogus yes", said, re.MULTILINE), said
+    (tmp_path / "rumor.toml").write_text(
+        '[balancer]\nbind = ":8080"\npeers = ":8765"\n[service.web]\n[service.api]\nroute = { path = "/api" }\n'
+    )
+    assert checked(tmp_path, *words) == (True, "")
+
+
+def test_config_check_without_any_file_is_wrong_usage(tmp_path: Path) -> None:
+    done = rumor("config", "check", cwd=tmp_path)
+    assert (done.returncode, "there is no ./rumor.toml" in done.stderr) == (2, True)
+
+
+def test_config_check_names_certificates_that_are_none(tmp_path: Path) -> None:
+    (tmp_path / "certs").mkdir()
+    (tmp_path / "certs" / "shop.pem").write_text("no certificate")
+    (tmp_path / "rumor.toml").write_text(
+        '[balancer]\nbind = ":8080"\n[balancer.tls]\nbind = ":8443"\ncertificates = "certs"\n[service.web]\n'
+    )
+    ok, said = checked(tmp_path)
+    assert (ok, said.startswith("certificate shop would not be used: ")) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("no.cfg", "cannot read no.cfg: No such file"), ("no.j2", "cannot read the template no.j2: No such file"),
+        ("no.toml", "no.toml"),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_not_there_is_called_what_it_is(tmp_path: Path, name: str, words: str) -> None:
+    done = rumor("config", "check", name, cwd=tmp_path)
+    assert (done.returncode, words in done.stderr, "Errno" in done.stderr) == (2, True, False), done.stderr

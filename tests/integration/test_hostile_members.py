@@ -87,6 +87,13 @@ async def test_haproxy_has_the_servers_of_the_table_and_nothing_else(
                 await asyncio.sleep(0.05)
         backends = set((await worker.ask("show backend")).splitlines()[1:])
         assert backends == {WEB, API, "rumor_no_route"}
+        rows = [line.split(",") for line in (await worker.ask("show stat -1 7 -1")).splitlines()]
+        named = rows[0].index("svname")
+        assert [row[0] for row in rows if row[named] == "FRONTEND"] == ["rumor"]
+        # Every row, also of servers whose names we could not have taken.
+        assert sum(row[named] not in ("FRONTEND", "BACKEND", "svname") for row in rows) == sum(
+            len(service.servers) for service in table.services
+        )
         servers = parse_servers(await worker.ask("show servers state"), await worker.ask("show stat -1 4 -1"), [])
         seen = {(entry.service, entry.server, entry.address) for entry in servers}
         wanted = {(service.name, one.name, one.address) for service in table.services for one in service.servers}

@@ -8,9 +8,10 @@ import json
 import shutil
 import ssl
 import struct
+import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ from rumor.agent.revisions import Surroundings
 from rumor.agent.settings import check_settings
 from rumor.checks.loop import run_check
 from rumor.config import Config, load
+from rumor.config.traffic import SECTIONS
 from rumor.haproxy.certificates import Certificates
 from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, Instant, Member, MemberStatus
@@ -127,6 +129,7 @@ async def ask(
     sni: str = "shop.test",
     preamble: bytes = b"",
     source: str = "127.0.0.1",
+    cookie: str = "",
 ) -> Reply:
     """One request on a connection of its own."""
     async with asyncio.timeout(DEADLINE):
@@ -135,7 +138,9 @@ async def ask(
         )
         raw = ""
         with contextlib.suppress(ConnectionError):
-            writer.write(preamble + f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+            more = f"Cookie: {cookie}\r\n" if cookie else ""
+            head = f"GET {path} HTTP/1.1\r\nHost: {host}\r\n{more}Connection: close\r\n\r\n"
+            writer.write(preamble + head.encode())
             raw = (await reader.read()).decode()
         await closed(writer)
     head, _, body = raw.partition("\r\n\r\n")
@@ -161,8 +166,12 @@ class Balancer:
         return CommandSocket(self.directory / "haproxy.sock")
 
     async def statuses(self) -> dict[str, str]:
+        return await self.column("status")
+
+    async def column(self, name: str) -> dict[str, str]:
+        """One column of what HAProxy says of the servers of `web`, by their names."""
         rows = [line.split(",") for line in (await self.worker.ask("show stat web 4 -1")).splitlines()]
-        return {row[1]: row[rows[0].index("status")] for row in rows[1:] if len(row) > 20}
+        return {row[1]: row[rows[0].index(name)] for row in rows[1:] if len(row) > 20}
 
     async def until_up(self, *names: str) -> None:
         await until(lambda: self._are_up(names), f"{names} are up")
@@ -315,6 +324,156 @@ async def test_a_split_gives_each_version_its_share_however_many_serve_it(serve:
     assert seen["other"] == 0
     assert 176 <= seen["old"] <= 184
     assert abs(seen["new-1"] - seen["new-2"]) <= 2
+
+
+async def cluster_of_four(stack: AsyncExitStack, serve: Serve, toml: str) -> Balancer:
+    apps = [await stack.enter_async_context(app(f"n{number}")) for number in range(1, 5)]
+    balancer = await serve(toml, *(member(one.name, str(one.port)) for one in apps))
+    await balancer.until_up(*(one.name for one in apps))
+    return balancer
+
+
+async def served(balancer: Balancer, sources: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+    """Return who serves each client, or each path; one that several serve is an error."""
+    found: dict[str, set[str]] = {}
+    for number in range(4):
+        for source in sources:
+            for path in paths:
+                key = source if len(sources) > 1 else path
+                reply = await ask(balancer.port, f"{path}?again={number}", source=source)
+                found.setdefault(key, set()).add(reply.app)
+    assert all(len(apps) == 1 for apps in found.values()), found
+    return {key: next(iter(apps)) for key, apps in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("balance", "sources", "paths"),
+    [
+        ("source", [f"127.0.0.{number}" for number in range(2, 18)], ["/"]),
+        ("uri", ["127.0.0.1"], [f"/page/{number}" for number in range(16)]),
+    ],
+)
+async def test_a_hash_keeps_a_client_or_a_path_at_one_server(
+    serve: Serve, balance: str, sources: list[str], paths: list[str]
+) -> None:
+    async with AsyncExitStack() as stack:
+        balancer = await cluster_of_four(stack, serve, WEB + f'balance = "{balance}"\n')
+        before = await served(balancer, sources, paths)
+        assert len(set(before.values())) > 1
+        # Whose server goes moves; all others stay where they are.
+        gone = before[next(iter(before))]
+        await balancer.worker.ask(f"set server web/{gone} state maint")
+        after = await served(balancer, sources, paths)
+    assert gone not in after.values()
+    assert {key: one for key, one in after.items() if before[key] != gone} == {
+        key: one for key, one in before.items() if one != gone
+    }
+
+
+async def test_other_ways_to_balance_keep_nobody_anywhere(serve: Serve) -> None:
+    # The test above can fail.
+    async with AsyncExitStack() as stack:
+        balancer = await cluster_of_four(stack, serve, WEB + 'balance = "roundrobin"\n')
+        with pytest.raises(AssertionError, match="n1"):
+            await served(balancer, ["127.0.0.2", "127.0.0.3"], ["/"])
+
+
+async def test_a_cookie_means_the_same_on_every_balancer(serve: Serve) -> None:
+    toml = WEB + 'balance = "roundrobin"\nsticky = true\n'
+    async with AsyncExitStack() as stack:
+        apps = [await stack.enter_async_context(app(f"n{number}")) for number in range(1, 5)]
+        members = [member(one.name, str(one.port)) for one in apps]
+        # Each renders for itself, they share nothing, and the second has met other servers in another order.
+        one, two = await serve(toml, *members[:3], node="lb-1"), await serve(toml, *reversed(members), node="lb-2")
+        await one.until_up("n1", "n2", "n3")
+        await two.until_up("n1", "n2", "n3", "n4")
+        cookies: dict[str, str] = {}
+        for _ in range(6):
+            reply = await ask(one.port)
+            (given,) = [line for line in reply.head.split("\r\n") if line.lower().startswith("set-cookie:")]
+            cookies[reply.app] = given.partition(":")[2].partition(";")[0].strip()
+        assert len(cookies) == len(set(cookies.values())) == 3
+        for name, cookie in cookies.items():
+            replies = [await ask(two.port, cookie=cookie) for _ in range(6)]
+            assert {reply.app for reply in replies} == {name}
+            assert not any("set-cookie" in reply.head.lower() for reply in replies)
+        # And a cookie of another cluster means nothing here.
+        other = await serve('[cluster]\nname = "other"\n' + toml, *members, node="lb-3")
+        await other.until_up("n1", "n2", "n3", "n4")
+        replies = [await ask(other.port, cookie=cookies["n1"]) for _ in range(8)]
+        assert {reply.app for reply in replies} == {"n1", "n2", "n3", "n4"}
+
+
+async def test_a_server_that_comes_back_gets_its_share_little_by_little(serve: Serve) -> None:
+    toml = WEB + 'balance = "roundrobin"\nslow_start = "4s"\n'
+    async with app("old") as old, app("new") as new:
+        balancer = await serve(toml, member("n1", str(old.port)), member("n2", str(new.port)))
+        await balancer.until_up("n1", "n2")
+
+        async def is_down() -> bool:
+            return (await balancer.statuses())["n2"].startswith("DOWN")
+
+        async def has_its_weight() -> bool:
+            return (await balancer.column("weight"))["n2"] == "100"
+
+        await until(has_its_weight, "it has its weight before")
+        new.health = 500
+        await until(is_down, "the other is down")
+        new.health = 200
+        await balancer.until_up("n2")
+        weights = await balancer.column("weight")
+        assert (weights["n1"], int(weights["n2"]) < 50) == ("100", True), weights
+        seen = Counter([(await ask(balancer.port)).app for _ in range(20)])
+        assert seen["new"] < seen["old"], seen
+        await until(has_its_weight, "it has its weight again")
+        seen = Counter([(await ask(balancer.port)).app for _ in range(20)])
+        assert seen == {"old": 10, "new": 10}
+
+
+async def tunnel(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Upgrade a connection, as websockets do; what is written then comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    return reader, writer
+
+
+async def upgraded(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+        head = await reader.readuntil(b"\r\n\r\n")
+        if b"upgrade: echo" in head.lower():
+            writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+            while piece := await reader.read(100):
+                writer.write(piece)
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+    writer.close()
+
+
+@pytest.mark.parametrize(
+    ("timeouts", "is_cut"), [('{ tunnel = "600ms" }', True), ('{ tunnel = "60s", server = "300ms" }', False)]
+)
+async def test_a_tunnel_may_be_silent_as_long_as_the_service_says(serve: Serve, timeouts: str, is_cut: bool) -> None:
+    listener = await asyncio.start_server(upgraded, "127.0.0.1", 0)
+    async with listener:
+        port = listener.sockets[0].getsockname()[1]
+        # However short the time that others may be silent.
+        toml = WEB.replace("[service", 'timeouts = { client = "300ms" }\n[service', 1)
+        balancer = await serve(toml + f"timeouts = {timeouts}\n", member("n1", str(port)))
+        await balancer.until_up("n1")
+        async with asyncio.timeout(DEADLINE):
+            reader, writer = await tunnel(balancer.port)
+            writer.write(b"ping")
+            assert await reader.readexactly(4) == b"ping"
+            began = asyncio.get_running_loop().time()
+            if is_cut:
+                assert await reader.read(100) == b""
+                assert 0.5 < asyncio.get_running_loop().time() - began < 3
+            else:
+                await asyncio.sleep(1.5)
+                writer.write(b"pong")
+                assert await reader.readexactly(4) == b"pong"
+            await closed(writer)
 
 
 async def test_a_backup_serves_only_when_nobody_else_is_left(serve: Serve) -> None:
@@ -689,6 +848,19 @@ frontend extra
         assert "x-mine: yes\r\n" in reply.seen.lower()
         assert "description: mine" in await balancer.worker.ask("show info")
         assert (await ask(extra)).body == "hello"
+
+
+@pytest.mark.parametrize("word", sorted(SECTIONS - {"crt-store", "log-profile", "traces", "acme"}))
+def test_what_we_take_for_a_section_is_one_to_haproxy(haproxy_program: Path, word: str) -> None:
+    def said(word: str) -> str:
+        done = subprocess.run(
+            [haproxy_program, "-c", "-f", "/dev/stdin"], input=f"{word} x\n", capture_output=True, text=True,
+            timeout=DEADLINE, check=False,
+        )  # fmt: skip
+        return done.stdout + done.stderr
+
+    assert "out of section" in said("no-such-section")
+    assert "out of section" not in said(word)
 
 
 # --- several balancers

@@ -117,8 +117,8 @@ reload = "{tmp_path}/reload.sh {{file}}"
         await world.until(lambda: len(log.read_text().splitlines()) == 2, "reloaded once for each text")
         assert (tmp_path / "list").stat().st_ino != first
         assert world.templates is not None
+        await world.until(lambda: world.kinds == ["template_written"] * 2, "each is journalled once")
         assert world.templates.states[0].error == ""
-        assert world.kinds == ["template_written"] * 2
     assert [name for name in os.listdir(tmp_path) if name.startswith(".")] == []
 
 
@@ -294,10 +294,20 @@ def test_render_prints_compares_and_says_what_is_wrong(tmp_path: Path, free_port
         '[template.nodes]\nsource = "nodes.j2"\ndestination = "nodes"\nparts = ["web"]\n'
     )
     command = [sys.executable, "-m", "rumor"]
-    agent = subprocess.Popen(
-        [*command, "agent", "web", "--node", "web-1", "--data", ".rumor"], cwd=tmp_path, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*command, "agent", "web", "--node", "web-1", "--data", ".rumor"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+    def wait_for(file: Path, text: str, *, count: int = 1) -> None:
+        end = time.monotonic() + 20
+        while file.read_text().count(text) < count:
+            assert time.monotonic() < end, f"{text!r} comes: {file.read_text()}"
+            time.sleep(0.05)
+
+    agent = start()
 
     def rumor(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -321,10 +331,12 @@ def test_render_prints_compares_and_says_what_is_wrong(tmp_path: Path, free_port
         bad = rumor("render", "bad.j2")
         assert (bad.returncode, bad.stderr) == (1, "error: template bad.j2, line 2: 'membrs' is undefined\n")
         assert "did you mean nodes?" in rumor("render", "node").stderr
-        watching = subprocess.Popen(
-            [*command, "render", "nodes", "--watch", "--out", "seen"], cwd=tmp_path, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, env={**os.environ, "RUMOR_NODE": "web-1"},
-        )  # fmt: skip
+        said = tmp_path / "watch.err"
+        with said.open("w") as errors:
+            watching = subprocess.Popen(
+                [*command, "render", "nodes", "--watch", "--out", "seen"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                stderr=errors, env={**os.environ, "RUMOR_NODE": "web-1"},
+            )  # fmt: skip
         try:
             while not (tmp_path / "seen").exists():
                 assert time.monotonic() < end + 20, "it writes"
@@ -333,6 +345,21 @@ def test_render_prints_compares_and_says_what_is_wrong(tmp_path: Path, free_port
             while (tmp_path / "seen").read_text() != "changed\n":
                 assert time.monotonic() < end + 30, "it writes anew"
                 time.sleep(0.05)
+            # A template that is being written is broken now and then, and an agent may be started anew.
+            (tmp_path / "nodes.j2").write_text("{{ broken")
+            wait_for(said, "error: template ")
+            (tmp_path / "nodes.j2").write_text("changed\n")
+            wait_for(said, "well again")
+            agent.kill()
+            agent.wait(20)
+            wait_for(said, "no agent answers")
+            time.sleep(1.2)
+            assert said.read_text().count("error: ") == 2, "each error is told once"
+            agent = start()
+            wait_for(said, "well again", count=2)
+            (tmp_path / "nodes.j2").write_text("mended\n")
+            wait_for(tmp_path / "seen", "mended")
+            assert watching.poll() is None
         finally:
             watching.terminate()
             watching.wait(10)

@@ -1,11 +1,14 @@
 """What rumor.toml says of how requests reach servers, and how it says what is wrong."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from rumor.config import Config, load
+from rumor.config.traffic import SECTIONS
 from rumor.errors import ConfigError
+from rumor.haproxy.config_text import SECTION
 from rumor.model import Seconds
 from rumor.names import Endpoint
 from rumor.render.settings import BalancerTimeouts, RateLimit, Route, ServerTls, Timeouts
@@ -127,6 +130,24 @@ def test_a_wrong_service_is_refused_by_key_and_reason(tmp_path: Path, line: str,
         read(tmp_path, f"{HEAD}[service.web]\n{line}\n")
     assert words in str(caught.value)
     assert ", line " in str(caught.value)
+
+
+@pytest.mark.parametrize("word", [*sorted(SECTIONS), "\\tcache", '\\"ring\\"', "mail\\\\ers", "http-'errors'"])
+@pytest.mark.parametrize("part", ["global", "defaults", "frontend"])
+def test_no_section_begins_in_the_middle_of_another(tmp_path: Path, part: str, word: str) -> None:
+    with pytest.raises(ConfigError, match=f"balancer.raw.{part}: begins a section: put whole sections into"):
+        read(tmp_path, f'{HEAD}raw = {{ {part} = "option x\\n{word} x" }}\n')
+
+
+@pytest.mark.parametrize(
+    "line", ["cache-use x", "default_backend x", "http-error status 503", "program_x", "# cache x"]
+)
+def test_a_word_that_only_looks_like_a_section_is_let_through(tmp_path: Path, line: str) -> None:
+    assert read(tmp_path, f'{HEAD}raw = {{ frontend = "{line}" }}\n').balancer.raw.frontend == (line,)
+
+
+def test_every_section_that_the_differ_knows_is_one() -> None:
+    assert all(re.fullmatch(SECTION, f"{word} x") for word in SECTIONS - {"crt-store", "log-profile", "traces", "acme"})
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from rumor.agent import apply_words
 from rumor.agent.debounce import Debounce
 from rumor.agent.drain import ANSWER_AFTER, Holding, Question
 from rumor.agent.operator_words import OperatorWords, ServerName, find_servers
@@ -481,17 +482,22 @@ class Balancing:
         if not report.done:
             return
         self.counters.applies[report.how] = self.counters.applies.get(report.how, 0) + 1
-        done = "; ".join(report.done[:20])
+        done, cause = apply_words.in_words(report.done), revision.cause.text
+        facts = apply_words.facts(report) | {"cause_kind": revision.cause.kind}
         if was_converged and revision is self._applied:
-            # Nothing new was wanted, yet something differed: somebody else was at HAProxy.
+            # Nothing new was wanted, yet something differed: somebody else was at HAProxy. What made the revision then
+            # is not what made this.
             self.counters.repairs += 1
             log.warning("repaired", done=done)
-            text = f"HAProxy differed though nothing new was wanted: {done}"
-            await self._journal.append(Record(WallTime(time.time()), "drift_repaired", "", text))
+            cause = "HAProxy differed though nothing new was wanted"
+            facts["cause_kind"] = "drift"
+            subject = "" if " " in facts["servers"] else facts["servers"].rpartition("/")[2]
+            await self._journal.append(
+                Record(WallTime(time.time()), "drift_repaired", subject, f"{cause}: {done}", facts=facts)
+            )
         else:
             log.info("applied", id=revision.id[:12], how=report.how, done=done)
-        now = WallTime(time.time())
-        await self._journal.append(Record(now, "applied", "", done, revision.cause.text, {"how": report.how}))
+        await self._journal.append(Record(WallTime(time.time()), "applied", "", done, cause, facts))
         if revision is not self._applied:
             await self._journal.set_outcome(revision.id, Outcome.APPLIED, done, report.how)
             self._applied = revision
@@ -531,7 +537,7 @@ class Balancing:
 
 
 def _record(change: ServerChange, now: WallTime) -> Record:
-    text = f"{change.server} of {change.service}: {change.word}"
+    text = f"{change.server} of {change.service}: {change.done}"
     facts = {"service": change.service, "weight": str(change.after.weight) if change.after else ""}
     return Record(now, f"server_{change.word}", change.server, text, change.reason, facts)
 

@@ -56,10 +56,10 @@ class OperatorWords:
         return self._words
 
     def drain(self, servers: list[ServerName], by: str) -> None:
-        self._change(servers, by, drains=True)
+        self._change(servers, drains=True, by=by, at=_now())
 
     def ready(self, servers: list[ServerName], by: str) -> None:
-        self._change(servers, by, drains=False)
+        self._change(servers, drains=False, by="", at=WallTime(0.0))
 
     def weigh(self, servers: list[ServerName], weight: int | None, by: str) -> None:
         """Give a weight from 0 to 256, or None for what the node says itself.
@@ -69,12 +69,12 @@ class OperatorWords:
         """
         if weight is not None and not 0 <= weight <= WEIGHT_LIMIT:
             raise Refused(f"a weight is a number from 0 to {WEIGHT_LIMIT}, not {weight}")
-        self._change(servers, by, weight=weight)
+        self._change(servers, weight=weight, weight_by=by, weight_at=_now())
 
-    def _change(self, servers: list[ServerName], by: str, **what: Any) -> None:
+    def _change(self, servers: list[ServerName], **what: Any) -> None:
         words = dict(self._words)
         for server in servers:
-            word = replace(words.get(server, OperatorWord()), by=by, at=WallTime(time.time()), **what)
+            word = replace(words.get(server, OperatorWord()), **what)
             if word.drains or word.weight is not None:
                 words[server] = word
             else:
@@ -107,8 +107,15 @@ def find_servers(table: Table, words: Mapping[ServerName, OperatorWord], target:
     raise Refused(f"there is no server {target}; there are {', '.join(names[:10]) or 'none'}{more}")
 
 
+def _now() -> WallTime:
+    return WallTime(time.time())
+
+
 def _read_word(value: Mapping[str, Any]) -> OperatorWord:
-    word = OperatorWord(bool(value["drains"]), value["weight"], str(value["by"]), WallTime(float(value["at"])))
+    by, at = str(value["by"]), float(value["at"])
+    # A file of an older rumor has one stamp for both.
+    weight_by, weight_at = str(value.get("weight_by", by)), float(value.get("weight_at", at))
+    word = OperatorWord(bool(value["drains"]), value["weight"], by, WallTime(at), weight_by, WallTime(weight_at))
     if word.weight is not None and (type(word.weight) is not int or not 0 <= word.weight <= WEIGHT_LIMIT):
         raise ValueError(f"weight {word.weight!r}")
     return word
@@ -118,6 +125,7 @@ def _write(words: Mapping[ServerName, OperatorWord]) -> str:
     value: dict[str, dict[str, object]] = {}
     for (service, server), word in sorted(words.items()):
         value.setdefault(service, {})[server] = {
-            "drains": word.drains, "weight": word.weight, "by": word.by, "at": word.at,
+            "drains": word.drains, "by": word.by, "at": word.at,
+            "weight": word.weight, "weight_by": word.weight_by, "weight_at": word.weight_at,
         }  # fmt: skip
     return json.dumps(value, indent=2) + "\n"

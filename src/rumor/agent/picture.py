@@ -7,7 +7,7 @@ from rumor.config import Config
 from rumor.model import Instant, Member, MemberStatus
 from rumor.pool.table import Blindness, PoolSettings, build_table
 from rumor.render.file import MemberView, Picture, ServerView, ServiceView
-from rumor.render.free_text import FreeText
+from rumor.render.free_text import FreeTags
 
 
 def picture(config: Config, node: str, members: Sequence[Member]) -> Picture:
@@ -26,7 +26,7 @@ def picture(config: Config, node: str, members: Sequence[Member]) -> Picture:
         tuple(
             MemberView(
                 member.name, member.address.host, member.address.port, member.status.value,
-                {FreeText(tag): FreeText(text) for tag, text in sorted(member.tags.items())},
+                FreeTags(member.tags),
                 BALANCER_TAG in member.tags,
             )
             for member in present

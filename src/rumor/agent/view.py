@@ -11,7 +11,7 @@ from rumor.agent.offering import Offering
 from rumor.journal import Journal
 from rumor.model import Member, Seconds, WallTime
 from rumor.names import MemberName
-from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView, TemplateView
+from rumor.web.views import GossipStatus, HaproxyStatus, Sample, Status, TableView, TemplateView, iso
 
 if TYPE_CHECKING:
     from rumor.agent.balancing import Balancing
@@ -99,6 +99,7 @@ class AgentView:
             services=self._offering.offers(),
             journal_write_errors=self._journal.write_errors,
             problems=self._problems(),
+            notices=self._notices(),
         )
 
     def samples(self) -> Sequence[Sample]:
@@ -149,6 +150,13 @@ class AgentView:
             found.append(f"the journal cannot be written: {self._journal.failing}")
         found += [f"template {one.name}: {one.error}" for one in self.templates() if one.error]
         return tuple(found)
+
+    def _notices(self) -> tuple[str, ...]:
+        pinned = self._balancing.pinned if self._balancing is not None else None
+        if pinned is None:
+            return ()
+        said = f"the configuration is pinned to revision {pinned.revision[:12]} since {iso(pinned.at)}"
+        return (f"{said}: what rumor.toml says now waits for `rumor config release`",)
 
     def _haproxy(self) -> HaproxyStatus | None:
         if self._balancing is None:

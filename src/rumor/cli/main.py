@@ -19,6 +19,7 @@ from rumor import __version__, log
 from rumor.cli.options import (
     DEFAULT_DATA,
     DEFAULT_FILE,
+    RUNNING,
     agent_api,
     asking,
     data_of,
@@ -29,6 +30,7 @@ from rumor.cli.options import (
     logging_options,
     overrides_of,
     revision_of,
+    revisions_to_compare,
     set_option,
 )
 from rumor.config import Config, load
@@ -356,15 +358,11 @@ def config() -> None:
 def config_show(
     revision: str | None, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
 ) -> None:
-    """Print a revision's text; without REVISION the one that is wanted now."""
+    """Print a revision's text: the beginning of an id, `wanted`, or `running`, which is meant without REVISION."""
     from rumor.cli import output
 
     client = agent_api(data, node, api, token)
-    if revision is None:
-        revision = client.get("/v1/table")["revision"]
-        if not revision:
-            raise RumorError("no revision has passed its check yet: see `rumor config history`")
-    output.show(revision_of(client, revision), form, output.revision)
+    output.show(revision_of(client, revision or RUNNING), form, output.revision)
 
 
 @config.command("history")
@@ -380,17 +378,27 @@ def config_history(
 
 
 @config.command("diff")
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", required=False)
+@click.argument("new", required=False)
 @asking
 def config_diff(
-    old: str, new: str, data: Path | None, node: str | None, api: str | None, token: str | None, form: str
+    old: str | None,
+    new: str | None,
+    data: Path | None,
+    node: str | None,
+    api: str | None,
+    token: str | None,
+    form: str,
 ) -> None:
-    """Compare two revisions, named by the beginnings of their ids."""
+    """Compare two revisions, named by the beginnings of their ids, or `running` or `wanted`.
+
+    Without NEW with the one that runs. Without OLD, too, the one that runs with the one that is wanted; where that is
+    the same, the one that ran before with the one that runs.
+    """
     from rumor.cli import output
 
-    client = agent_api(data, node, api, token)
-    output.show(output.difference(revision_of(client, old), revision_of(client, new)), form, output.diff)
+    before, after = revisions_to_compare(agent_api(data, node, api, token), old, new)
+    output.show(output.difference(before, after), form, output.diff)
 
 
 @config.command("rollback")
@@ -423,18 +431,25 @@ def config_release(data: Path | None, node: str | None, api: str | None, token: 
 
 
 @config.command("check")
-@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.argument("file", required=False, type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
     "--config", "toml", envvar="RUMOR_FILE", type=click.Path(path_type=Path), help="rumor.toml, for a template."
 )
 @format_option
-def config_check(file: Path, toml: Path | None, form: str) -> int:
-    """Ask HAProxy whether it would load FILE: a haproxy.cfg, or a template that ends in .j2."""
+def config_check(file: Path | None, toml: Path | None, form: str) -> int:
+    """Ask HAProxy whether it would load FILE: a haproxy.cfg, a template (.j2), or what a rumor.toml renders.
+
+    Without FILE it is ./rumor.toml. What is rendered is rendered with sample servers of every kind, and below each of
+    HAProxy's words stands the line they are about.
+    """
     from rumor.cli import output
     from rumor.cli.checking import check_file
 
-    words = check_file(file, file_of(toml))
-    output.show({"file": str(file), "ok": not words, "words": words}, form, output.check)
+    path = file_of(toml)
+    if file is None and path is None:
+        raise click.UsageError("there is no ./rumor.toml: name a FILE (`rumor init` writes a rumor.toml)")
+    words = check_file(file, path)
+    output.show({"file": str(file or path), "ok": not words, "words": words}, form, output.check)
     return 1 if words else 0
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 _POLL = 0.2
 _RECORDS = 10_000
+_OF_MANY = ("applied", "drift_repaired")
+"""Kinds of records that tell of several servers at once."""
 
 
 @click.command()
@@ -88,11 +90,13 @@ def why(
     records = [
         _part_about(record, named)
         for record in client.get(f"/v1/journal?limit={_RECORDS}")["records"]
-        if record["subject"] in named or (record["kind"] == "applied" and _is_about(record["text"], named))
+        if record["subject"] in named or (record["kind"] in _OF_MANY and _is_about_any(record, named))
     ]
     is_service = any(entry["name"] == name for entry in table["services"])
     member = next((one for one in members if one["name"] == name), None)
-    if not servers and not records and member is None and not is_service:
+    templates = client.get("/v1/templates")["templates"]
+    template = next((one for one in templates if one["name"] == name), None) if not servers and not member else None
+    if not servers and not records and member is None and template is None and not is_service:
         known = sorted({server["name"] for entry in table["services"] for server in entry["servers"]})
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known[:10]) or 'none'}"
@@ -108,6 +112,7 @@ def why(
         "set_aside": {service: words for service, words in asides.items() if service in about},
         "servers": servers,
         "member": member,
+        "template": template,
         "records": history,
     }
     output.show(value, form, output.why)
@@ -143,13 +148,29 @@ def _wait_empty(client: "AgentApi", servers: list[dict[str, str]], patience: flo
 
 
 def _part_about(record: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """Return an applied revision's record with what concerns these servers alone; any other as it is."""
-    if record["kind"] != "applied":
+    """Return the record of what was done to many servers with what concerns these alone; any other as it is."""
+    if record["kind"] not in _OF_MANY:
         return record
-    parts = {
-        key: "; ".join(part for part in record[key].split("; ") if _is_about(part, names)) for key in ("text", "cause")
-    }
-    return record | parts
+    steps = [step for step in _steps(record) if _is_about(step, names)]
+    text = "; ".join(steps) or f"{record['facts'].get('how', 'changed')}, among many others"
+    if record["kind"] == "drift_repaired":
+        return record | {"text": f"{record['text'].partition(': ')[0]}: {text}"}
+    if not record["facts"].get("cause_kind", "server_").startswith("server_"):
+        # It names nobody, so it is about all of them.
+        return record | {"text": text}
+    causes = [cause for cause in record["cause"].split("; ") if _is_about(cause, names)]
+    return record | {"text": text, "cause": "; ".join(causes)}
+
+
+def _steps(record: dict[str, Any]) -> list[str]:
+    """Return what was done, step by step: the text has the first of many only, the facts have them all."""
+    text = record["text"].partition(": ")[2] if record["kind"] == "drift_repaired" else record["text"]
+    steps: list[str] = record["facts"].get("steps", text).split("; ")
+    return steps
+
+
+def _is_about_any(record: dict[str, Any], names: set[str]) -> bool:
+    return _is_about(record["text"], names) or _is_about(record["facts"].get("servers", ""), names)
 
 
 def _is_about(text: str, names: set[str]) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from rumor import log
-from rumor.errors import RumorError
+from rumor.errors import Refused, RumorError
 
 if TYPE_CHECKING:
     from rumor.api_client import AgentApi
@@ -116,7 +116,65 @@ def agent_api(data: Path | None, node: str | None, api: str | None, token: str |
     return client
 
 
-def revision_of(client: "AgentApi", prefix: str) -> dict[str, Any]:
-    if not prefix.isalnum():
-        raise click.UsageError(f"{prefix!r} is no revision: take the beginning of an id from `rumor config history`")
-    return client.get(f"/v1/config/revisions/{prefix}")
+RUNNING, WANTED = "running", "wanted"
+"""Words for revisions: no id begins with either."""
+_HISTORY = 1_000
+
+
+def revision_of(client: "AgentApi", named: str) -> dict[str, Any]:
+    """Return a revision by the beginning of its id, or by `running` or `wanted`."""
+    if named == WANTED:
+        wanted = _wanted(client)
+        if not wanted:
+            raise RumorError("no revision has passed its check yet: see `rumor config history`")
+        return client.get(f"/v1/config/revisions/{wanted}")
+    if named == RUNNING:
+        return _running_revision(client)
+    if not named.isalnum():
+        raise click.UsageError(f"{named!r} is no revision: take the beginning of an id from `rumor config history`")
+    return client.get(f"/v1/config/revisions/{named}")
+
+
+def revisions_to_compare(client: "AgentApi", old: str | None, new: str | None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return two revisions; what is not named is what an operator most likely means.
+
+    That is: where another than the one that runs is wanted, from the one that runs to that one, else to the one that
+    runs from the one that ran before it.
+    """
+    if old is not None:
+        return revision_of(client, old), revision_of(client, new or RUNNING)
+    running = _running_revision(client)
+    if _wanted(client) not in ("", running["id"]):
+        return running, revision_of(client, WANTED)
+    ids = [
+        entry["id"]
+        for entry in client.get(f"/v1/config/history?limit={_HISTORY}")["revisions"]
+        if entry["outcome"] != "refused"
+    ]
+    since = ids[ids.index(running["id"]) :] if running["id"] in ids else ids
+    before = next((one for one in since if one != running["id"]), None)
+    if before is None:
+        raise RumorError("there is no revision before the one that runs: see `rumor config history`")
+    return revision_of(client, before), running
+
+
+def _running_revision(client: "AgentApi") -> dict[str, Any]:
+    haproxy = client.get("/v1/status")["haproxy"]
+    if haproxy is None:
+        raise RumorError("this node steers no HAProxy: ask a balancer")
+    if not haproxy["revision"]:
+        raise RumorError("HAProxy does not say what it runs; `rumor config show wanted` has what it should run")
+    running = haproxy["revision"]
+    try:
+        found = client.get(f"/v1/config/revisions/{running}")
+    except Refused as error:
+        raise RumorError(
+            f"HAProxy runs revision {running[:12]}, which the journal does not know: "
+            "`rumor config show wanted` has what it should run"
+        ) from error
+    return found
+
+
+def _wanted(client: "AgentApi") -> str:
+    wanted: str = client.get("/v1/table")["revision"]
+    return wanted

@@ -1,6 +1,7 @@
 """Tables and colours: the only place of the command line that draws. JSON is printed as the agent gave it.
 
-Text from the network goes through `_safe`: a name must not steer the terminal it is printed on.
+Text from the network goes through `_safe`: a name must not steer the terminal it is printed on. And nothing goes to
+rich as a bare `str`: it would read markup there, in which `[haproxy.cfg:62]` vanishes and `[/etc/x.pem]` is an error.
 """
 
 import difflib
@@ -15,6 +16,8 @@ from rich.text import Text
 
 Value = dict[str, Any]
 Draw = Callable[[Value], "Table | Text | str"]
+
+_CELL_LIMIT = 200
 
 _COLOURS = {
     "alive": "green", "suspect": "yellow", "leaving": "yellow", "left": "dim", "failed": "red",
@@ -44,7 +47,7 @@ def members(value: Value) -> Table:
     drawn = _table("name", "address", "status", "tags")
     for member in value["members"]:
         tags = ",".join(f"{key}={text}" for key, text in member["tags"].items())
-        drawn.add_row(_safe(member["name"]), member["addr"], _state(member["status"]), _safe(tags))
+        _add(drawn, member["name"], member["addr"], _state(member["status"]), tags)
     return drawn
 
 
@@ -53,14 +56,15 @@ def table(value: Value) -> Table:
     notes = _pinned(value) + [
         _set_aside(entry["name"], entry["set_aside"]) for entry in value["services"] if entry["set_aside"]
     ]
-    drawn.caption = "\n".join(notes) or None
+    drawn.caption = _caption(notes)
     for service in value["services"]:
         for server in service["servers"] or [None]:
             if server is None:
-                drawn.add_row(service["name"], Text("no server", style="red"))
+                _add(drawn, service["name"], Text("no server", style="red"))
                 continue
             haproxy = server["haproxy"] or {}
-            drawn.add_row(
+            _add(
+                drawn,
                 service["name"],
                 server["name"],
                 server["address"],
@@ -68,7 +72,7 @@ def table(value: Value) -> Table:
                 str(server["weight"]),
                 f"{haproxy.get('status', '-')} {haproxy.get('check', '')}".strip(),
                 str(haproxy.get("sessions", "-")),
-                _safe("; ".join(_evidence(entry) for entry in server["evidence"])),
+                "; ".join(_evidence(entry) for entry in server["evidence"]),
             )
     return drawn
 
@@ -108,7 +112,9 @@ def why(value: Value) -> Text:
         haproxy = server["haproxy"]
         sessions = f"{haproxy['sessions']} now, {haproxy['sessions_total']} in all" if haproxy else "HAProxy has it not"
         drawn.append(f"  {'sessions':<9} {sessions}\n")
-    if not value["servers"]:
+    if value["template"] is not None:
+        drawn.append_text(_template(value["template"]))
+    elif not value["servers"]:
         member = value["member"]
         seen = f"its member is {member['status']}" if member else "nobody sees its member"
         drawn.append(f"{value['name']} is no server now: {seen}\n")
@@ -121,17 +127,26 @@ def why(value: Value) -> Text:
     return drawn
 
 
+def _template(value: Value) -> Text:
+    written = f"written {value['written_at']}" if value["written_at"] else "not written since the agent started"
+    drawn = Text(f"{value['name']} is a template of this node: {value['destination']}, {written}\n")
+    if value["error"]:
+        drawn.append("  error     ").append_text(_safe(value["error"])).append("\n")
+    return drawn
+
+
 def health(value: Value) -> str:
     return "ready" if value["ready"] else f"not ready: {value['reason']}"
 
 
 def history(value: Value) -> Table:
     drawn = _table("revision", "at", "outcome", "how", "cause", "words")
-    drawn.caption = "\n".join(_pinned(value)) or None
+    drawn.caption = _caption(_pinned(value))
     for entry in value["revisions"]:
-        drawn.add_row(
-            entry["id"][:12], entry["at"], _state(entry["outcome"]), entry["how"], _safe(entry["cause"]),
-            _safe(entry["words"].splitlines()[0] if entry["words"] else ""),
+        words = entry["words"].splitlines()
+        _add(
+            drawn, entry["id"][:12], entry["at"], _state(entry["outcome"]), entry["how"], entry["cause"],
+            words[0] if words else "",
         )  # fmt: skip
     return drawn
 
@@ -193,7 +208,7 @@ def findings(value: Value) -> Table:
     drawn = _table("", "what", "found", "what to do")
     for finding in value["findings"]:
         mark = Text("ok", style="green") if finding["ok"] else Text("lacks", style="red")
-        drawn.add_row(mark, finding["what"], _safe(finding["found"]), finding["advice"])
+        _add(drawn, mark, finding["what"], _cut(finding["found"]), finding["advice"])
     return drawn
 
 
@@ -251,6 +266,20 @@ def _span(seconds: float) -> str:
 
 def _table(*columns: str) -> Table:
     return Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+
+
+def _add(drawn: Table, *cells: str | Text) -> None:
+    drawn.add_row(*(cell if isinstance(cell, Text) else _safe(cell) for cell in cells))
+
+
+def _caption(notes: list[str]) -> Text | None:
+    return Text("\n".join(notes)) if notes else None
+
+
+def _cut(text: str) -> str:
+    """Return a text on one line that leaves room for others; JSON has it whole."""
+    text = " ".join(text.split())
+    return text if len(text) <= _CELL_LIMIT else f"{text[: _CELL_LIMIT - 1]}…"
 
 
 def _state(word: str) -> Text:

@@ -3,8 +3,9 @@
 import difflib
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -23,7 +24,12 @@ _LOOK_INTERVAL = 0.5
 @click.command()
 @click.argument("template", metavar="TEMPLATE")
 @click.option("--once", "how", flag_value="once", default=True, help="Print it and end; what happens by default.")
-@click.option("--watch", "how", flag_value="watch", help="Print it, or write --out, anew at each change until Ctrl-C.")
+@click.option(
+    "--watch",
+    "how",
+    flag_value="watch",
+    help="Print it, or write --out, anew at each change until Ctrl-C, whatever is wrong meanwhile.",
+)
 @click.option(
     "--diff", "how", flag_value="diff", help="Compare with the file in its place; exit status 1 if they differ."
 )
@@ -51,16 +57,36 @@ def render(
     known = next((entry for entry in config.templates if entry.name == template), None)
     source = known.source if known is not None else _file(template, config)
     client = agent_api(data, node, api, token)
-    last: str | None = None
+
+    def rendered() -> str:
+        return render_file(str(source), read_source(source), _picture(client, config))
+
+    if how == "watch":
+        _watch(rendered, lambda text: _put(text, out, known, form))
+    text = rendered()
+    if how == "diff":
+        return _show_difference(text, out or _destination(known, template), form)
+    _put(text, out, known, form)
+    return 0
+
+
+def _watch(rendered: Callable[[], str], put: Callable[[str], None]) -> NoReturn:
+    """Put what comes out at each change, for ever: a template that is being written is broken now and then."""
+    last, told = "", ""
+    is_first = True
     while True:
-        text = render_file(str(source), read_source(source), _picture(client, config))
-        if how == "diff":
-            return _show_difference(text, out or _destination(known, template), form)
-        if text != last:
-            _put(text, out, known, form)
-            last = text
-        if how == "once":
-            return 0
+        try:
+            text = rendered()
+            if is_first or text != last:
+                put(text)
+                last, is_first = text, False
+            elif told:
+                click.echo("well again, and what comes out is the same", err=True)
+            told = ""
+        except RumorError as error:
+            if str(error) != told:
+                click.echo(f"error: {error}", err=True)
+            told = str(error)
         time.sleep(_LOOK_INTERVAL)
 
 

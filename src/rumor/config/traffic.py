@@ -22,7 +22,16 @@ _HOST = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.A
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?", re.ASCII)
 _STATUS = re.compile(r"[1-5][0-9]{2}(-[1-5][0-9]{2})?", re.ASCII)
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&*+.^_`|~-]{1,100}", re.ASCII)
-_SECTION_WORD = re.compile(r"\s*(global|defaults|frontend|backend|listen|peers|userlist|resolvers)\b")
+SECTIONS = frozenset(
+    {
+        "global", "defaults", "frontend", "backend", "listen", "peers", "userlist", "resolvers", "cache", "ring",
+        "mailers", "http-errors", "program", "fcgi-app", "log-forward",
+        # Of HAProxy 3.0 and later.
+        "crt-store", "log-profile", "traces", "acme",
+    }
+)  # fmt: skip
+"""The words that begin a section of haproxy.cfg."""
+_QUOTING = str.maketrans("", "", "'\"\\")
 _NETWORKS_LIMIT = 1000
 
 
@@ -110,12 +119,17 @@ def read_check_headers(reader: Reader, raw: object, key: tuple[str, ...]) -> Map
     return headers
 
 
+def _first_word(line: str) -> str:
+    """Return the word that HAProxy reads first: quotes and backslashes are no part of it."""
+    return next(iter(line.translate(_QUOTING).split()), "")
+
+
 def read_raw(reader: Reader, raw: object, key: tuple[str, ...], known: tuple[str, ...]) -> Raw:
     """Read an operator's own lines for haproxy.cfg; the parts in `known` are taken."""
     table = reader.table(raw, key, known)
     lines = {name: reader.text_lines(table, (*key, name)) for name in table if name != "server"}
     for name, given in lines.items():
-        if name != "sections" and any(_SECTION_WORD.match(line) for line in given):
+        if name != "sections" and any(_first_word(line) in SECTIONS for line in given):
             reader.fail((*key, name), "begins a section: put whole sections into balancer.raw.sections")
     return Raw(
         backend=lines.get("backend", ()),

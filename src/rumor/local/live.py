@@ -32,13 +32,14 @@ def _draw(table: dict[str, object]) -> Table:
         for server in service["servers"]:
             haproxy = server["haproxy"] or {}
             evidence = ", ".join(f"{entry['source']} {entry['says']}" for entry in server["evidence"])
+            # As Text: rich would read markup out of a bare str, and `[fd00::1]:3000` would lose its host.
             drawn.add_row(
-                service["name"],
-                server["name"],
-                server["address"],
+                Text(service["name"]),
+                Text(server["name"]),
+                Text(server["address"]),
                 Text(server["state"], style=_COLOURS.get(server["state"], "")),
-                str(haproxy.get("status", "")),
-                str(haproxy.get("sessions", "")),
+                Text(str(haproxy.get("status", ""))),
+                Text(str(haproxy.get("sessions", ""))),
                 Text(evidence, overflow="ellipsis"),
             )
     return drawn

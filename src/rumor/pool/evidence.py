@@ -163,8 +163,10 @@ def _evidence(candidate: Candidate) -> tuple[Evidence, ...]:
 def operator_evidence(word: OperatorWord | None) -> tuple[Evidence, ...]:
     if word is None:
         return ()
-    weight = () if word.weight is None else (Evidence("operator", f"weight {word.weight}", word.by, word.at),)
-    return (*((Evidence("operator", "drain", word.by, word.at),) if word.drains else ()), *weight)
+    drain = (Evidence("operator", "drain", word.by, word.at),) if word.drains else ()
+    if word.weight is None:
+        return drain
+    return (*drain, Evidence("operator", f"weight {word.weight}", word.weight_by, word.weight_at))
 
 
 def haproxy_evidence(observation: ServerObservation) -> Evidence:

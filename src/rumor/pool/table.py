@@ -84,16 +84,28 @@ class ServerChange:
         """What was done to the server, as a past participle for sentences."""
         if self.after is None:
             return "removed"
+        if self._is_weighted:
+            return f"weighted {self.after.weight}"
         if self.before is not None and self.before.rotation is self.after.rotation:
             if self.before.address != self.after.address:
                 return f"moved to {self.after.address}"
-            return f"weighted {self.after.weight}"
+            return "made a backup" if self.after.is_backup else "no backup any more"
         return _DONE[self.after.rotation]
 
     @property
     def reason(self) -> str:
         """The evidence that decided, in words."""
-        return decisive(self.after) if self.after is not None else self.gone
+        if self.after is None:
+            return self.gone
+        return decisive_for_weight(self.after) if self._is_weighted else decisive(self.after)
+
+    @property
+    def _is_weighted(self) -> bool:
+        """The weight is all that changed."""
+        before, after = self.before, self.after
+        if before is None or after is None or before.weight == after.weight:
+            return False
+        return before.rotation is after.rotation and before.address == after.address
 
 
 def build_table(
@@ -198,8 +210,8 @@ def decisive(server: Server) -> str:
     """Return the evidence that decided over a server's rotation, in words."""
     for source in ("damping", "panic", "floor", "operator", "blind"):
         for entry in server.evidence:
-            # An operator's weight decides nothing about the rotation of a server that is out of it.
-            if entry.source == source and (source != "operator" or _decides(entry, server)):
+            # An operator's weight decides nothing about rotation.
+            if entry.source == source and (source != "operator" or entry.says == "drain"):
                 return f"{source}: {entry.says}"
     by_source = {entry.source: entry for entry in server.evidence}
     app, gossip, haproxy = (by_source.get(source) for source in ("app", "gossip", "haproxy"))
@@ -213,8 +225,13 @@ def decisive(server: Server) -> str:
     return accusation or "alive and ready"
 
 
-def _decides(word: Evidence, server: Server) -> bool:
-    return word.says == "drain" or server.rotation is Rotation.READY
+def decisive_for_weight(server: Server) -> str:
+    """Return the evidence that decided over a server's weight, in words."""
+    for source in ("split", "operator"):
+        for entry in server.evidence:
+            if entry.source == source and entry.says != "drain":
+                return f"{source}: {entry.says}"
+    return "its node says so"
 
 
 def _accusation(status: str, by: str) -> str:

@@ -8,9 +8,9 @@ import ipaddress
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from rumor.render.free_text import FreeText, text_of
+from rumor.render.free_text import FreeTags, text_of
 from rumor.render.sandbox import Filters, render_text
 from rumor.render.words import duration, word
 
@@ -25,7 +25,7 @@ class MemberView:
     """Where it gossips."""
     status: str
     """alive, suspect, leaving or failed."""
-    tags: Mapping[FreeText, FreeText]
+    tags: FreeTags = field(repr=False)
     is_balancer: bool
 
     @property

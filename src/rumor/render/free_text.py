@@ -1,16 +1,22 @@
 """Text from the network that a template may look at, and print through a filter alone."""
 
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, ValuesView
 
-class FreeText:
+
+class _Unprinted:
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        raise ValueError("a tag is free text from the network: print it through a filter, as | word, | json or | shell")
+
+
+class FreeText(_Unprinted):
     """May be compared, searched and split; printed or joined as it is it raises ValueError, which says what to do."""
 
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
         self._text = text
-
-    def __str__(self) -> str:
-        raise ValueError("a tag is free text from the network: print it through a filter, as | word, | json or | shell")
 
     def __repr__(self) -> str:
         return "<free text>"
@@ -39,8 +45,53 @@ class FreeText:
     def endswith(self, suffix: str) -> bool:
         return self._text.endswith(suffix)
 
-    def split(self, separator: str | None = None) -> "list[FreeText]":
-        return [FreeText(part) for part in self._text.split(separator)]
+    def split(self, separator: str | None = None) -> "FreeParts":
+        return FreeParts(FreeText(part) for part in self._text.split(separator))
+
+
+class FreeParts(_Unprinted, list[FreeText]):
+    """Pieces of free text; together they are none the less free."""
+
+
+class FreeTags(_Unprinted, Mapping[FreeText, FreeText]):
+    """A member's tags by their keys, free text both: to be looked up and gone through, and not printed as they are."""
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self._tags = {FreeText(tag): FreeText(text) for tag, text in sorted(tags.items())}
+
+    def __getitem__(self, tag: FreeText | str) -> FreeText:
+        return self._tags[tag]  # type: ignore[index]  # a str is equal to the FreeText that says the same
+
+    def __iter__(self) -> Iterator[FreeText]:
+        return iter(self._tags)
+
+    def __len__(self) -> int:
+        return len(self._tags)
+
+    def __repr__(self) -> str:
+        return "<free tags>"
+
+    # The views of a mapping would print it.
+    def keys(self) -> KeysView[FreeText]:
+        return _Keys(self)
+
+    def values(self) -> ValuesView[FreeText]:
+        return _Values(self)
+
+    def items(self) -> ItemsView[FreeText, FreeText]:
+        return _Items(self)
+
+
+class _Keys(_Unprinted, KeysView[FreeText]):
+    pass
+
+
+class _Values(_Unprinted, ValuesView[FreeText]):
+    pass
+
+
+class _Items(_Unprinted, ItemsView[FreeText, FreeText]):
+    pass
 
 
 def text_of(value: object) -> str | None:

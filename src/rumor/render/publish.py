@@ -95,8 +95,10 @@ def read_template(path: Path | None) -> str:
         return resources.files("rumor.render").joinpath("haproxy.cfg.j2").read_text(encoding="utf-8")
     try:
         return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the template {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the template {path} is not UTF-8 text") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read the template {path}: {error.strerror}") from error
 
 
 def write_atomically(path: Path, text: str, *, mode: int = 0o600, survives_power_cut: bool = False) -> None:

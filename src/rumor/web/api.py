@@ -144,7 +144,7 @@ class Api:
             return failure(500, "the agent failed to answer; its log says why")
 
     async def _health(self, request: Request) -> Response:
-        return reply(200, {"status": "ok", "problems": list(self._view.status().problems)})
+        return reply(200, views.health_json(self._view.status()))
 
     async def _ready(self, request: Request) -> Response:
         status = self._view.status()

@@ -73,6 +73,8 @@ class Status:
     journal_write_errors: int = 0
     problems: tuple[str, ...] = ()
     """What an operator should look at, in sentences."""
+    notices: tuple[str, ...] = ()
+    """What holds because somebody wanted it so, and should not be forgotten. Shown without a token, as problems are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +298,10 @@ def _offer(offer: Offer) -> Json:
     }
 
 
+def health_json(status: Status) -> Json:
+    return {"status": "ok", "problems": list(status.problems), "notices": list(status.notices)}
+
+
 def ready_json(status: Status) -> Json:
     return {"ready": not status.not_ready, "reason": status.not_ready}
 
@@ -380,6 +386,14 @@ def all_samples(view: View) -> list[Sample]:
 
 def _table_samples(shown: TableView) -> list[Sample]:
     samples = [
+        Sample(
+            "config_pinned",
+            "gauge",
+            "1 while a rollback holds the configuration, else 0.",
+            float(shown.pinned is not None),
+        )
+    ]
+    samples += [
         Sample(
             "servers",
             "gauge",

@@ -194,6 +194,51 @@ async def test_an_operators_word_survives_repair_and_the_agents_restart(tmp_path
         await world.until(lambda: world.haproxy.servers["web", "two"].weight == 100, "two has its own weight")
 
 
+async def test_a_repair_has_a_cause_of_its_own_and_says_whom_it_is_about(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2 and world.balancing.is_converged, "both serve")
+        world.haproxy.servers["web", "one"].weight = 3
+        world.balancing.wake()
+        await world.until(lambda: world.balancing.counters.repairs == 1, "the repair is counted")
+        async with asyncio.timeout(DEADLINE):
+            # It is counted first, and journalled then.
+            while (await world.journal.records(limit=2))[1].kind != "drift_repaired":  # noqa: ASYNC110 - it tells nobody
+                await asyncio.sleep(0.01)
+        applied, repaired = await world.journal.records(limit=2)
+    assert (applied.kind, applied.text) == ("applied", "weight web/one 100")
+    assert applied.cause == "HAProxy differed though nothing new was wanted"
+    assert (repaired.kind, repaired.subject) == ("drift_repaired", "one")
+    assert applied.facts == repaired.facts == {"how": "runtime", "servers": "web/one", "cause_kind": "drift"}
+
+
+async def test_a_weight_is_journalled_as_a_weight(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        await world.balancing.operate("weight", "one", weight=7, by="ann")
+        await world.until(lambda: world.haproxy.servers["web", "one"].weight == 7, "it is weighed")
+        records = {record.text: record.cause for record in await world.journal.records(limit=10)}
+    assert records["one of web: weighted 7"] == "operator: weight 7"
+
+
+async def test_an_apply_to_many_servers_names_them_all(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(*(member(f"n{number}", number) for number in range(1, 31)))
+        await world.until(lambda: len(world.serving) == 30, "all serve")
+        wanted = {f"web/n{number}" for number in range(1, 31)}
+        named: set[str] = set()
+        async with asyncio.timeout(DEADLINE):
+            # Each is done first, and journalled then.
+            while named != wanted:
+                await asyncio.sleep(0.01)
+                applies = [one for one in await world.journal.records(limit=1000) if one.kind == "applied"]
+                named = {name for record in applies for name in record.facts["servers"].split()}
+    many = [record for record in applies if "; and " in record.text]
+    assert many
+    assert all(record.facts["steps"].startswith(record.text.partition("; and ")[0]) for record in many)
+
+
 @pytest.mark.parametrize(
     ("target", "says"),
     [("three", "no server three; there are web/one"), ("web", "is a service: name one of its servers")],

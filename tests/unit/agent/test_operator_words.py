@@ -26,9 +26,28 @@ def test_words_are_read_back_as_they_were_said(tmp_path: Path) -> None:
     words.weigh([(WEB, ONE), (WEB, TWO)], 7, "bob")
     again = OperatorWords(tmp_path / "operator.json")
     assert again.words == words.words
-    assert {key: (word.drains, word.weight, word.by) for key, word in again.words.items()} == {
-        (WEB, ONE): (True, 7, "bob"), (WEB, TWO): (False, 7, "bob"),
+    assert {key: (word.drains, word.by, word.weight, word.weight_by) for key, word in again.words.items()} == {
+        (WEB, ONE): (True, "ann", 7, "bob"), (WEB, TWO): (False, "", 7, "bob"),
     }  # fmt: skip
+
+
+def test_a_later_drain_leaves_the_weights_stamp_alone(tmp_path: Path) -> None:
+    words = OperatorWords(tmp_path / "operator.json")
+    words.weigh([(WEB, ONE)], 7, "bob")
+    weighed = words.words[WEB, ONE]
+    words.drain([(WEB, ONE)], "ann")
+    drained = words.words[WEB, ONE]
+    assert (drained.weight_by, drained.weight_at, drained.by) == ("bob", weighed.weight_at, "ann")
+    assert drained.at >= drained.weight_at > 0
+    words.ready([(WEB, ONE)], "cid")
+    assert words.words == {(WEB, ONE): weighed}
+
+
+def test_a_file_of_an_older_agent_has_one_stamp_for_both(tmp_path: Path) -> None:
+    path = tmp_path / "operator.json"
+    path.write_text('{"web": {"one": {"drains": true, "weight": 7, "by": "ann", "at": 5.0}}}')
+    word = OperatorWords(path).words[WEB, ONE]
+    assert (word.by, word.at, word.weight_by, word.weight_at) == ("ann", 5.0, "ann", 5.0)
 
 
 def test_a_word_taken_back_leaves_nothing(tmp_path: Path) -> None:

@@ -271,6 +271,6 @@ def test_neither_floor_nor_panic_holds_back_an_operators_drain(status: MemberSta
 
 
 def test_an_operators_weight_stands_for_the_nodes() -> None:
-    (server,) = weigh([candidate(seen=observed(), word=OperatorWord(weight=7, by="ann"))], floor=0)
+    (server,) = weigh([candidate(seen=observed(), word=OperatorWord(weight=7, weight_by="ann"))], floor=0)
     assert (server.rotation, server.weight) == (READY, 7)
     assert (server.evidence[-1].says, server.evidence[-1].by) == ("weight 7", "ann")

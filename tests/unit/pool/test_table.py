@@ -8,6 +8,7 @@ from rumor.model import (
     Instant,
     Member,
     MemberStatus,
+    OperatorWord,
     Rotation,
     Server,
     ServerObservation,
@@ -259,6 +260,35 @@ def test_the_cause_names_what_changed_and_why() -> None:
     assert sentence(both, [suspect, both[1]], [observed("web-1", DRAIN, is_up=False)]) == (
         "web-1 in maintenance: suspect, accused by node-2, and HAProxy finds it UP L7OK"
     )
+
+
+def test_an_operators_weight_is_no_cause_for_anything_but_a_weight() -> None:
+    def words(
+        weight: int | None = None, *, drains: bool = False
+    ) -> Mapping[tuple[ServiceName, MemberName], OperatorWord]:
+        return {(WEB, MemberName("web-1")): OperatorWord(drains, weight, "ann", WALL, "bob", WALL)}
+
+    def become(before: Table, after: Table) -> str:
+        return explain(changes(before, after), at=WALL).text
+
+    def tabled(one: Member, said: Mapping[tuple[ServiceName, MemberName], OperatorWord]) -> Table:
+        return build_table([one], {WEB: PoolSettings()}, (), blindness=SEEING, now=NOW, words=said)[0]
+
+    well, ill = member("web-1"), member("web-1", "3000;state=down")
+    assert become(tabled(ill, words(7)), tabled(well, words(7))) == "web-1 ready: alive and ready"
+    assert become(Table(), tabled(well, words(7))) == "web-1 ready: alive and ready"
+    assert become(tabled(well, words()), tabled(well, words(7))) == "web-1 weighted 7: operator: weight 7"
+    assert become(tabled(well, words(drains=True)), tabled(well, words(0, drains=True))) == (
+        "web-1 weighted 0: operator: weight 0"
+    )
+    assert become(tabled(well, words(7)), tabled(well, words())) == "web-1 weighted 100: its node says so"
+    assert become(tabled(well, words(7)), tabled(well, words(7, drains=True))) == "web-1 drained: operator: drain"
+
+
+def test_a_server_that_becomes_a_backup_is_not_weighted() -> None:
+    plain, backup = member("web-1"), member("web-1", "3000;backup=1")
+    assert sentence([plain], [backup]).startswith("web-1 made a backup: ")
+    assert sentence([backup], [plain]).startswith("web-1 no backup any more: ")
 
 
 def test_a_cause_of_many_changes_is_cut_short() -> None:

@@ -308,3 +308,19 @@ async def test_going_back_is_passed_on(target: str, asked: object, answer: dict[
     assert agent.asked == [asked]
     assert (await ask(target, "POST", Agent(shown=None)))[0] == 404
     assert (await ask(target, "POST", Agent(error=Refused("no configuration is pinned"))))[0] == 409
+
+
+async def test_health_tells_what_somebody_wanted_so_beside_what_is_wrong() -> None:
+    agent = Agent()
+    assert await ask("/health", agent=agent) == (200, {"status": "ok", "problems": [], "notices": []})
+    agent.state = replace(agent.state, problems=("HAProxy does not answer",), notices=("the configuration is pinned",))
+    assert (await ask("/health", agent=agent))[1] == {
+        "status": "ok", "problems": ["HAProxy does not answer"], "notices": ["the configuration is pinned"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("pinned", "value"), [(None, "0.0"), (("ab" * 32, "ann", WallTime(1.0)), "1.0")])
+async def test_a_pin_is_a_metric(pinned: tuple[str, str, WallTime] | None, value: str) -> None:
+    agent = Agent(shown=TableView(Table(), "ab" * 32, pinned=pinned))
+    response = await Api(agent, render_metrics=make_renderer()).answer(Request("GET", "/metrics"))
+    assert f"rumor_config_pinned {value}" in response.body.decode().splitlines()
