@@ -6,6 +6,7 @@ Facts: reference/haproxy.md, section 1.
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,8 @@ _REPLY_LIMIT = 64 * 1024 * 1024
 _COMMAND_LIMIT = 16_000
 """One command must fit HAProxy's buffer of 16,384 bytes."""
 _PROMPT = "\n> "
+_WHERE_PROMPTS_ARE = ("experimental-mode off", "show version")
+"""Only the second of these says anything, so the first prompt tells which form the conversation has."""
 _LINES_AT_ONCE = 256
 _LINE_TIME = Seconds(0.01)
 """What the deadline of a conversation grows by with each line; usual are 0.1 ms."""
@@ -56,15 +59,18 @@ class CommandSocket:
         """
         if not lines:
             return []
-        texts = ["prompt", *map(_line, lines), "quit"]
+        texts = ["prompt", *map(_line, (_WHERE_PROMPTS_ARE, *lines)), "quit"]
         time_for_all = Seconds(len(lines) * _LINE_TIME)
         reply = await self._exchange(texts, Seconds(DEADLINE + time_for_all), slow=Seconds(_SLOW + time_for_all))
-        # In conversation HAProxy ends its reply to each command, to `prompt` as well, with a prompt of its own.
-        replies = reply.split(_PROMPT)[1:-1]
-        if len(replies) != sum(map(len, lines)):
-            raise Unreachable(f"HAProxy broke off on {self.path} after {len(replies)} replies")
-        taken = iter(replies)
-        return ["\n".join(next(taken).strip() for _ in line).strip() for line in lines]
+        # HAProxy 2.8 and 3.0 end the reply to each command with a prompt of its own, 3.2 that to a whole line.
+        replies = iter(piece.strip() for piece in reply.split(_PROMPT)[1:-1])
+        is_by_command = next(replies, "") == ""
+        prompts = [len(line) if is_by_command else 1 for line in lines]
+        taken = list(replies)[1 if is_by_command else 0 :]
+        if len(taken) != sum(prompts):
+            raise Unreachable(f"HAProxy broke off on {self.path} after {len(taken)} replies")
+        taking = iter(taken)
+        return ["\n".join(itertools.islice(taking, count)).strip() for count in prompts]
 
     async def ask_with(self, command: str, payload: str) -> str:
         """Send one command with what it is to take in; return the reply, stripped.
@@ -91,7 +97,7 @@ class CommandSocket:
         finally:
             took = time.monotonic() - began
             if took > slow:
-                first = lines[1] if lines[0] == "prompt" and len(lines) > 1 else lines[0]
+                first = lines[2] if lines[0] == "prompt" and len(lines) > 2 else lines[0]
                 log.warning("haproxy_slow", command=first[:80], took=f"{took:.3f}s")
 
     async def _converse(self, lines: Sequence[str]) -> str:
