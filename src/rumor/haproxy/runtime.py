@@ -6,12 +6,12 @@ Facts: reference/haproxy.md, section 1.
 """
 
 import asyncio
-import itertools
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from rumor.errors import Bug, Unreachable
+from rumor.haproxy.replies import CONVERSATION_BEGINS, split_conversation
 from rumor.log import get_logger
 from rumor.model import Seconds
 
@@ -24,9 +24,6 @@ RELOAD_DEADLINE = Seconds(30.0)
 _REPLY_LIMIT = 64 * 1024 * 1024
 _COMMAND_LIMIT = 16_000
 """One command must fit HAProxy's buffer of 16,384 bytes."""
-_PROMPT = "\n> "
-_WHERE_PROMPTS_ARE = ("experimental-mode off", "show version")
-"""Only the second of these says anything, so the first prompt tells which form the conversation has."""
 _LINES_AT_ONCE = 256
 _LINE_TIME = Seconds(0.01)
 """What the deadline of a conversation grows by with each line; usual are 0.1 ms."""
@@ -59,18 +56,13 @@ class CommandSocket:
         """
         if not lines:
             return []
-        texts = ["prompt", *map(_line, (_WHERE_PROMPTS_ARE, *lines)), "quit"]
+        texts = ["prompt", *map(_line, (CONVERSATION_BEGINS, *lines)), "quit"]
         time_for_all = Seconds(len(lines) * _LINE_TIME)
         reply = await self._exchange(texts, Seconds(DEADLINE + time_for_all), slow=Seconds(_SLOW + time_for_all))
-        # HAProxy 2.8 and 3.0 end the reply to each command with a prompt of its own, 3.2 that to a whole line.
-        replies = iter(piece.strip() for piece in reply.split(_PROMPT)[1:-1])
-        is_by_command = next(replies, "") == ""
-        prompts = [len(line) if is_by_command else 1 for line in lines]
-        taken = list(replies)[1 if is_by_command else 0 :]
-        if len(taken) != sum(prompts):
-            raise Unreachable(f"HAProxy broke off on {self.path} after {len(taken)} replies")
-        taking = iter(taken)
-        return ["\n".join(itertools.islice(taking, count)).strip() for count in prompts]
+        replies = split_conversation(reply, [len(line) for line in lines])
+        if replies is None:
+            raise Unreachable(f"HAProxy broke off on {self.path} in a conversation of {len(lines)} lines")
+        return replies
 
     async def ask_with(self, command: str, payload: str) -> str:
         """Send one command with what it is to take in; return the reply, stripped.
