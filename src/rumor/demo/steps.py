@@ -64,13 +64,24 @@ async def app_killed(stage: Stage, report: StepReport) -> None:
     if not await stage.strike_in_post(pid):
         report.remarks.append("no POST was running there when it was killed")
     began = time.monotonic()
-    out = await stage.until(lambda: stage.out_of_rotation(name), _EFFECT_DEADLINE, f"{name} is out of rotation")
+
+    async def is_out() -> bool:
+        # A HAProxy that sends it nothing more of itself may have no cause to call it down before its app is back.
+        return await stage.out_of_rotation(name) or await stage.cluster.pid(f"{name}-app") not in (None, pid)
+
+    out = await stage.until(is_out, _EFFECT_DEADLINE, f"{name} is out of rotation")
     report.effect_ms = round((out - began) * 1000)
     errors = (await stage.rows())[name].connect_errors - before.connect_errors
     report.remarks.append(f"{errors} connection{'s were' if errors != 1 else ' was'} tried in vain")
     if errors > 2:
         report.problems.append(f"{errors} connections to the dead app were tried; one retry should have been the end")
     await stage.until(lambda: stage.in_rotation(name), _EFFECT_DEADLINE, f"{name} is back in rotation")
+    begun = (await stage.rows())[name].sessions_total
+
+    async def gets_requests() -> bool:
+        return (await stage.rows())[name].sessions_total > begun
+
+    await stage.until(gets_requests, _EFFECT_DEADLINE, f"{name} gets requests again")
 
 
 async def agent_killed(stage: Stage, report: StepReport) -> None:

@@ -68,6 +68,8 @@ class ConfigText:
     """What `default-server` says for each backend: lines in the file inherit it, servers added at run time do not."""
     fixed: frozenset[tuple[str, str]] = frozenset()
     """Backend and name of the servers that are not steered; the name is `*` where a `server-template` makes them."""
+    least_loaded: frozenset[str] = frozenset()
+    """The backends that say `balance leastconn`."""
 
     def is_fixed(self, key: ServerKey) -> bool:
         return key in self.fixed or (key[0], "*") in self.fixed
@@ -83,6 +85,7 @@ def read_config(text: str) -> ConfigText:
     servers: dict[ServerKey, ServerLine] = {}
     fixed: set[tuple[str, str]] = set()
     defaults: dict[str, str] = {}
+    least_loaded: set[str] = set()
     section = ""
     inherited = ""
     for number, line in enumerate(text.splitlines(), start=1):
@@ -105,6 +108,8 @@ def read_config(text: str) -> ConfigText:
                 inherited = " ".join((inherited, *more)).strip()
             case ["default-server", *more], _:
                 defaults[section] = " ".join((defaults[section], *more)).strip()
+            case ["balance", "leastconn", *_], str(backend) if backend:
+                least_loaded.add(backend)
             case ["server", name, *_], str(backend) if backend:
                 fixed.add((backend, name))
             case ["server-template", *_], str(backend) if backend:
@@ -112,7 +117,7 @@ def read_config(text: str) -> ConfigText:
             case _:
                 pass
     given = {service: defaults[service] for service, _ in servers if defaults[service]}
-    return ConfigText("\n".join(base), servers, given, frozenset(fixed))
+    return ConfigText("\n".join(base), servers, given, frozenset(fixed), frozenset(least_loaded))
 
 
 def words_of(line: str) -> list[str]:

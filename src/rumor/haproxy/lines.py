@@ -17,6 +17,7 @@ from rumor.haproxy.plan import (
     ProbeServer,
     ReadyServer,
     RemoveServer,
+    RequeueServer,
     Step,
     WeightServer,
 )
@@ -57,6 +58,9 @@ def commands(step: Step) -> tuple[str, ...]:
             return (f"enable health {name}",)
         case WeightServer(_, weight):
             return (f"set server {name} weight {weight}",)
+        case RequeueServer(_, weight):
+            other = weight - 1 if weight > 1 else weight + 1
+            return (f"set server {name} weight {other}", f"set server {name} weight {weight}")
         case DrainServer(_, enables_check):
             check = (f"enable health {name}",) if enables_check else ()
             return (*check, f"set server {name} state drain")
@@ -110,6 +114,8 @@ def describe(step: Step) -> str:
             return f"enable check {name}"
         case WeightServer(_, weight):
             return f"weight {name} {weight}"
+        case RequeueServer():
+            return f"requeue {name}, which HAProxy passed over"
         case DrainServer():
             return f"drain {name}"
         case MaintServer():

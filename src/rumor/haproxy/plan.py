@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from rumor.haproxy.config_text import ConfigText, ServerKey, ServerLine
+from rumor.haproxy.idle import Idle, passed_over
 from rumor.model import Instant, Revision, Rotation, Seconds, ServerObservation
 from rumor.names import HostPort, ServiceName
 
@@ -73,6 +74,14 @@ class WeightServer:
 
 
 @dataclass(frozen=True, slots=True)
+class RequeueServer:
+    """Put a server that HAProxy passes over in its order anew: a change of weight does that, there and back."""
+
+    key: ServerKey
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
 class EnableCheck:
     """Switch a check on again that somebody switched off."""
 
@@ -93,6 +102,7 @@ Step = (
     | MoveServer
     | EnableCheck
     | WeightServer
+    | RequeueServer
     | DrainServer
     | MaintServer
     | RemoveServer
@@ -103,8 +113,8 @@ _ORDER = {
     kind: place
     for place, kind in enumerate(
         (
-            AddServer, ReadyServer, MoveServer, EnableCheck, WeightServer, DrainServer, MaintServer, RemoveServer,
-            ProbeServer,
+            AddServer, ReadyServer, MoveServer, EnableCheck, WeightServer, RequeueServer, DrainServer, MaintServer,
+            RemoveServer, ProbeServer,
         )
     )
 }  # fmt: skip
@@ -135,6 +145,8 @@ class Memory:
     """Servers that HAProxy would not add or delete at run time, with its words."""
     holds: dict[ServiceName, Instant] = field(default_factory=dict)
     """Until when the last servers of a service stay, because those that are to follow them are not well yet."""
+    idle: dict[ServerKey, Idle] = field(default_factory=dict)
+    """Servers in rotation that have no request."""
 
 
 class _Wanted(NamedTuple):
@@ -145,7 +157,15 @@ class _Wanted(NamedTuple):
 
     @property
     def has_check(self) -> bool:
-        return "check" in f"{self.default_keywords} {self.line.keywords}".split()
+        return "check" in self._words
+
+    @property
+    def is_backup(self) -> bool:
+        return "backup" in self._words
+
+    @property
+    def _words(self) -> list[str]:
+        return f"{self.default_keywords} {self.line.keywords}".split()
 
     def is_met_by(self, entry: ServerObservation) -> bool:
         """Say whether there is nothing to do; quick, since of thousands of servers nearly all are so."""
@@ -219,6 +239,8 @@ def plan(
                 draft.then(WeightServer(key, server.weight))
             if entry.status == "no check" and server.has_check:
                 draft.then(EnableCheck(key))
+    for key in sorted(_passed_over(config, wanted, present, memory, now)):
+        draft.then(RequeueServer(key, wanted[key].weight))
     steps = sorted(draft.steps, key=lambda step: _ORDER[type(step)])
     held = _services_to_hold(wanted, present, memory, drains, now)
     if reason:
@@ -232,6 +254,26 @@ def plan(
         steps = [step for step in steps if step.key[0] not in held or not _takes_out(step)]
         draft.waits.append(_POLL)
     return Plan(tuple(steps), wake_in=min(draft.waits, default=None))
+
+
+def _passed_over(
+    config: ConfigText,
+    wanted: Mapping[ServerKey, _Wanted],
+    present: Mapping[ServerKey, ServerObservation],
+    memory: Memory,
+    now: Instant,
+) -> frozenset[ServerKey]:
+    in_rotation = [
+        entry
+        for key, entry in present.items()
+        if key[0] in config.least_loaded
+        and (server := wanted.get(key)) is not None
+        and not server.is_backup
+        and server.rotation is entry.rotation is Rotation.READY
+        and entry.is_up is not False
+        and entry.weight == server.weight > 0
+    ]
+    return passed_over(in_rotation, memory.idle, now)
 
 
 def _services_to_hold(

@@ -3,8 +3,9 @@
 Tables are read by header, since columns differ between versions. Facts: reference/haproxy.md, sections 1 to 6.
 """
 
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter, itemgetter
@@ -22,6 +23,9 @@ _STATE_COLUMNS = ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_stat
 _STAT_COLUMNS = ("pxname", "svname", "qcur", "scur", "stot", "econ", "eresp", "status", "check_status")
 _NO_STATISTICS = ("",) * (len(_STAT_COLUMNS) - 2)
 _NOT_UP = re.compile(r"L[467](TOUT|CON|RSP|STS)|SOCKERR|PROCERR|PROCTOUT")
+_PROMPT = "\n> "
+CONVERSATION_BEGINS = ("experimental-mode off", "show version")
+"""The first line of a conversation: only its second command says anything, so that its first prompt tells the form."""
 _STATE_BEGINS = re.compile(r"^1\n# be_id ", re.MULTILINE)
 _STAT_BEGINS = re.compile(r"^# pxname,", re.MULTILINE)
 
@@ -80,6 +84,25 @@ def parse_reload(reply: str) -> str:
     if success.strip() == "Success=1":
         return ""
     return words.removeprefix("--").strip()[:_WORDS_LIMIT] or f"the reload failed: {success[:200]!a}"
+
+
+def split_conversation(reply: str, commands: Sequence[int]) -> list[str] | None:
+    """Return what was replied to each line of a conversation, stripped; None if it broke off.
+
+    HAProxy 2.8 and 3.0 end the reply to each command with a prompt of its own, 3.2 and 3.4 that to a whole line.
+
+    Args:
+        reply: all that came back to `prompt`, `CONVERSATION_BEGINS`, the lines, and `quit`.
+        commands: how many commands each line has.
+    """
+    pieces = [piece.strip() for piece in reply.split(_PROMPT)[1:-1]]
+    is_by_command = pieces[:1] == [""]
+    prompts = [count if is_by_command else 1 for count in commands]
+    taken = pieces[len(CONVERSATION_BEGINS) if is_by_command else 1 :]
+    if len(taken) != sum(prompts):
+        return None
+    taking = iter(taken)
+    return ["\n".join(itertools.islice(taking, count)).strip() for count in prompts]
 
 
 def parse_variable(reply: str) -> str:

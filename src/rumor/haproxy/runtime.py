@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rumor.errors import Bug, Unreachable
+from rumor.haproxy.replies import CONVERSATION_BEGINS, split_conversation
 from rumor.log import get_logger
 from rumor.model import Seconds
 
@@ -23,7 +24,6 @@ RELOAD_DEADLINE = Seconds(30.0)
 _REPLY_LIMIT = 64 * 1024 * 1024
 _COMMAND_LIMIT = 16_000
 """One command must fit HAProxy's buffer of 16,384 bytes."""
-_PROMPT = "\n> "
 _QUIT = "quit"
 _LINES_AT_ONCE = 256
 _LINE_TIME = Seconds(0.01)
@@ -57,15 +57,13 @@ class CommandSocket:
         """
         if not lines:
             return []
-        texts = ["prompt", *map(_line, lines), _QUIT]
+        texts = ["prompt", *map(_line, (CONVERSATION_BEGINS, *lines)), _QUIT]
         time_for_all = Seconds(len(lines) * _LINE_TIME)
         reply = await self._exchange(texts, Seconds(DEADLINE + time_for_all), slow=Seconds(_SLOW + time_for_all))
-        # In conversation HAProxy ends its reply to each command, to `prompt` as well, with a prompt of its own.
-        replies = reply.split(_PROMPT)[1:-1]
-        if len(replies) != sum(map(len, lines)):
-            raise Unreachable(f"HAProxy broke off on {self.path} after {len(replies)} replies")
-        taken = iter(replies)
-        return ["\n".join(next(taken).strip() for _ in line).strip() for line in lines]
+        replies = split_conversation(reply, [len(line) for line in lines])
+        if replies is None:
+            raise Unreachable(f"HAProxy broke off on {self.path} in a conversation of {len(lines)} lines")
+        return replies
 
     async def ask_with(self, command: str, payload: str) -> str:
         """Send one command with what it is to take in; return the reply, stripped.
@@ -92,7 +90,7 @@ class CommandSocket:
         finally:
             took = time.monotonic() - began
             if took > slow:
-                first = lines[1] if lines[0] == "prompt" and len(lines) > 1 else lines[0]
+                first = lines[2] if lines[0] == "prompt" and len(lines) > 2 else lines[0]
                 log.warning("haproxy_slow", command=first[:80], took=f"{took:.3f}s")
 
     async def _converse(self, lines: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from rumor.haproxy.plan import (
     ProbeServer,
     ReadyServer,
     RemoveServer,
+    RequeueServer,
     Step,
     WeightServer,
 )
@@ -39,6 +40,8 @@ SIX = HostPort("fd00::1", 80)
         (MoveServer(KEY, SIX), ("set server web/one addr fd00::1 port 80",)),
         (EnableCheck(KEY), ("enable health web/one",)),
         (WeightServer(KEY, 7), ("set server web/one weight 7",)),
+        (RequeueServer(KEY, 7), ("set server web/one weight 6", "set server web/one weight 7")),
+        (RequeueServer(KEY, 1), ("set server web/one weight 2", "set server web/one weight 1")),
         (DrainServer(KEY), ("set server web/one state drain",)),
         (DrainServer(KEY, enables_check=True), ("enable health web/one", "set server web/one state drain")),
         (MaintServer(KEY), ("set server web/one state maint",)),

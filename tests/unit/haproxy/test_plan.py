@@ -16,6 +16,7 @@ from rumor.haproxy.plan import (
     ProbeServer,
     ReadyServer,
     RemoveServer,
+    RequeueServer,
     WeightServer,
     plan,
 )
@@ -245,3 +246,20 @@ def test_what_haproxy_would_not_do_at_run_time_is_reloaded() -> None:
 def test_servers_that_are_not_ours_are_left_alone() -> None:
     wanted = revision(server(), base=BASE + "    server two by-hand.example:80 check\n")
     assert planned(wanted, running(), running(TWO, THERE)).steps == ()
+
+
+@pytest.mark.parametrize(
+    ("balance", "keywords", "steps"),
+    [
+        ("leastconn", "check", (RequeueServer(KEY, 100),)),
+        ("roundrobin", "check", ()),
+        ("leastconn", "check backup", ()),
+    ],
+)
+def test_one_that_haproxy_passes_over_is_put_in_order(balance: str, keywords: str, steps: tuple[object, ...]) -> None:
+    memory = Memory()
+    wanted = revision(server(), server(TWO, THERE), keywords=keywords, base=f"{BASE}balance {balance}\n")
+    for now, begun in ((100.0, 0), (103.0, 1000)):
+        busy = replace(running(TWO, THERE, sessions=1), sessions_total=begun)
+        found = planned(wanted, running(), busy, memory=memory, now=now)
+    assert found.steps == steps

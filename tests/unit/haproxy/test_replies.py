@@ -11,6 +11,7 @@ from rumor.haproxy.replies import (
     parse_reload,
     parse_servers,
     parse_variable,
+    split_conversation,
     split_picture,
 )
 from rumor.model import Rotation, ServerObservation
@@ -37,6 +38,27 @@ def stat_row(name: str = "one", *, status: str = "UP", check: str = "L7OK", scur
 def one(state: str, stat: str) -> ServerObservation:
     (found,) = parse_servers(HEAD + state, STAT_HEAD + stat)
     return found
+
+
+# --- conversations
+
+
+# What 2.8.25 and 3.2.26 say to the same three lines: an `add server` of three commands, and two of one command each.
+BY_COMMAND = (
+    "\n> \n> 2.8.25-5cf5d0683\n\n> New server registered.\n\n> \n> \n> No such server.\n\n> \n> "
+)  # fmt: skip
+BY_LINE = "\n> \n3.2.26-1\n\n> New server registered.\n\n\n\n> No such server.\n\n> \n> "
+
+
+@pytest.mark.parametrize("reply", [BY_COMMAND, BY_LINE], ids=["2.8", "3.2"])
+def test_a_conversation_is_taken_apart_by_lines_wherever_the_prompts_stand(reply: str) -> None:
+    assert split_conversation(reply, [3, 1, 1]) == ["New server registered.", "No such server.", ""]
+
+
+@pytest.mark.parametrize("reply", [BY_COMMAND, BY_LINE], ids=["2.8", "3.2"])
+def test_a_conversation_that_broke_off_has_no_replies(reply: str) -> None:
+    for end in range(len(reply)):
+        assert split_conversation(reply[:end], [3, 1, 1]) is None, reply[:end]
 
 
 # --- processes and reloads
