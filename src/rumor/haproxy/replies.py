@@ -20,6 +20,7 @@ ROWS_LIMIT = 100_000
 _WORDS_LIMIT = 4096
 _STAT_COLUMNS = frozenset({"pxname", "svname", "qcur", "scur", "stot", "econ", "eresp", "status", "check_status"})
 _NOT_UP = re.compile(r"L[467](TOUT|CON|RSP|STS)|SOCKERR|PROCERR|PROCTOUT")
+_LEVELS = ("[ALERT]", "[WARNING]")
 _STATE_BEGINS = re.compile(r"^1\n# be_id ", re.MULTILINE)
 _STAT_BEGINS = re.compile(r"^# pxname,", re.MULTILINE)
 
@@ -77,7 +78,13 @@ def parse_reload(reply: str) -> str:
     success, _, words = reply.strip().partition("\n")
     if success.strip() == "Success=1":
         return ""
-    return words.removeprefix("--").strip()[:_WORDS_LIMIT] or f"the reload failed: {success[:200]!a}"
+    # What stands against it first, its version and path last: whoever shows one line shows what matters.
+    said = sorted(filter(str.strip, words.strip().removeprefix("--").splitlines()), key=_rank)
+    return "\n".join(said)[:_WORDS_LIMIT] or f"the reload failed: {success[:200]!a}"
+
+
+def _rank(line: str) -> int:
+    return next((rank for rank, level in enumerate(_LEVELS) if line.startswith(level)), len(_LEVELS))
 
 
 def parse_variable(reply: str) -> str:

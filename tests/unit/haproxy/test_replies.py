@@ -74,6 +74,16 @@ def test_a_reload_says_success_or_why_not() -> None:
     assert "the reload failed" in parse_reload("")
 
 
+def test_the_words_against_a_reload_begin_with_what_stands_against_it() -> None:
+    alerts = (
+        "[ALERT]    (7) : Binding [/run/haproxy.cfg:32] for frontend rumor: cannot bind UNIX socket [abns@x]\n"
+        "[ALERT]    (7) : [/bin/haproxy.main()] Some protocols failed to start their listeners! Exiting."
+    )
+    notices = "[NOTICE]   (7) : haproxy version is 2.8.25\n[NOTICE]   (7) : path to executable is /bin/haproxy"
+    warning = "[WARNING]  (7) : Loading failure!"
+    assert parse_reload(f"Success=0\n--\n{notices}\n{alerts}\n{warning}\n") == f"{alerts}\n{warning}\n{notices}"
+
+
 def test_a_variable_that_is_not_set_is_empty() -> None:
     assert parse_variable("proc.rumor_revision: type=str value=<abc>\n") == "abc"
     assert parse_variable("Variable not found.\n") == ""
