@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, CheckResult, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
-from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, Raw, RenderSettings, Route
 from rumor.render.template import render
 
 WEB = ServiceName("web")
@@ -783,6 +784,47 @@ async def test_what_the_runtime_api_refuses_comes_by_reload(stage: Stage) -> Non
         words = " ".join(word for report in reports for word in report.done)
         assert "init-addr" in words
         assert {(await ask(stage.port))[1] for _ in range(4)} == {str(one.address.port), str(two.address.port)}
+
+
+async def test_a_weight_that_haproxy_changes_only_by_reload_comes_by_one(stage: Stage) -> None:
+    async with serving(2) as (one, two):
+        await stage.start(stage.revision(server(1, one), server(2, two), balance="static-rr"))
+        await stage.reach(stage.revision(server(1, one), server(2, two), balance="static-rr"))
+        reports = await stage.reach(stage.revision(server(1, one), server(2, two, weight=33), balance="static-rr"))
+        assert [report.how for report in reports].count("reload") == 1
+        refused = [step for report in reports for step in report.refused_steps]
+        assert [(step.subject, step.step) for step in refused] == [("web-2", "weight web/web-2 33")]
+        assert "static LB algorithm" in refused[0].words
+        seen = await stage.server("web-2")
+        assert seen is not None
+        assert seen.weight == 33
+
+
+async def test_servers_change_although_a_reload_was_refused(stage: Stage) -> None:
+    # Neither `haproxy -c` nor a test-bind looks at abstract sockets: only HAProxy itself finds out that it is taken.
+    name = stage.directory.name
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.bind(f"\0{name}".ljust(108, "\0"))
+        holder.listen()
+        await _change_servers_after_a_refusal(stage, f"bind abns@{name}")
+
+
+async def _change_servers_after_a_refusal(stage: Stage, line: str) -> None:
+    async with serving(2) as (one, two):
+        good = stage.revision(server(1, one), server(2, two))
+        await stage.start(good)
+        await stage.reach(good)
+        rules = replace(stage.rules, raw=Raw(frontend=(line,)))
+        bad = render(Table((Service(WEB, (server(1, one), server(2, two))),)), rules, Cause("test", "a test"))
+        assert "cannot bind UNIX socket (already in use)" in (await stage.reach(bad))[-1].refused
+        assert stage.applier.words_against(bad.text)
+        later = render(Table((Service(WEB, (server(1, one),)),)), rules, Cause("test", "a test"))
+        report = await stage.applier.apply(later)
+        assert (report.how, report.refused) == ("none", ""), "other servers make it no better"
+        drained = stage.revision(server(1, one, Rotation.DRAIN), server(2, two))
+        assert {report.how for report in await stage.reach(drained)} <= {"runtime", "none"}
+        assert {(await ask(stage.port))[1] for _ in range(4)} == {str(two.address.port)}
+        assert stage.config.read_text() == drained.text
 
 
 async def test_servers_of_a_template_that_are_not_ours_are_left_alone(stage: Stage) -> None:

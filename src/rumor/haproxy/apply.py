@@ -19,7 +19,9 @@ from typing import Protocol
 from rumor.errors import ConfigError, Refused, Unreachable
 from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_revision, read_config
 from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
+from rumor.haproxy.parts import without_lines
 from rumor.haproxy.plan import Memory, Plan, ProbeServer, Step, plan
+from rumor.haproxy.refusals import Refusals
 from rumor.haproxy.replies import (
     Processes,
     filter_state,
@@ -38,8 +40,6 @@ log = get_logger("haproxy")
 
 _ROUNDS = 4
 _RELOAD_PAUSE = Seconds(1.0)
-_REFUSAL_PAUSE = Seconds(30.0)
-"""A revision that HAProxy refused is not offered again before: each try may cost it a moment."""
 _PROBES_AT_ONCE = 64
 _PROBE_PATIENCE = Seconds(0.25)
 """Others wait meanwhile. A server that is slower comes in by HAProxy's own check."""
@@ -78,6 +78,17 @@ class Observed:
 
 
 @dataclass(frozen=True, slots=True)
+class RefusedStep:
+    """A step that HAProxy would not take while it runs."""
+
+    subject: str
+    """Whom it is about."""
+    step: str
+    words: str
+    """HAProxy's own."""
+
+
+@dataclass(frozen=True, slots=True)
 class ApplyReport:
     """What one round of applying came to."""
 
@@ -94,6 +105,10 @@ class ApplyReport:
     """What ran at the end; None if HAProxy does not run."""
     unwritten: str = ""
     """Why the file could not be written: a restart of HAProxy would bring back an older configuration."""
+    refused_steps: tuple[RefusedStep, ...] = ()
+    """What HAProxy would not do in this round; a reload is to bring it."""
+    unable: tuple[RefusedStep, ...] = ()
+    """What neither HAProxy's command socket nor a reload could bring, as long as it is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +155,10 @@ class Applier:
         self._unwritten = ""
         self._memory = Memory()
         self._known: dict[str, _Known] = {}
-        self._refused: dict[str, Instant] = {}
-        """Revisions that HAProxy refused, and when they may be offered again."""
+        self._refusals = Refusals()
+        self._refused_steps: list[RefusedStep] = []
+        """Those that no report has told of yet."""
+        self._unable: tuple[RefusedStep, ...] = ()
         self._last_reload = Instant(clock() - _RELOAD_PAUSE)
         self._lock: int | None = None
 
@@ -192,19 +209,32 @@ class Applier:
         servers = parse_servers(picture.state, picture.stat, old_stats)
         return Observed(processes, processes.version, parse_variable(picture.variable), servers)
 
+    def words_against(self, text: str) -> str:
+        """Return HAProxy's words against a configuration that it refused lately; empty if it may be tried now."""
+        if not self._refusals:
+            return ""
+        held = self._refusals.held(read_config(text).base, Instant(self._clock()))
+        return "" if held is None else without_lines(held.words)
+
     async def apply(self, revision: Revision) -> ApplyReport:
         """Do what can be done now to bring HAProxy to this revision.
 
         Call again after `wake_in`, on every change, and now and then to repair what somebody else changed.
 
         Raises:
-            Refused: the text is not one rumor can steer, or HAProxy refused a step it should have taken.
+            Refused: the text is not one rumor can steer, or HAProxy would not keep the revision's id.
             Unreachable: HAProxy stopped answering half-way.
         """
+        report = await self._apply(revision)
+        told, self._refused_steps = tuple(self._refused_steps), []
+        return replace(report, refused_steps=told, unable=self._unable)
+
+    async def _apply(self, revision: Revision) -> ApplyReport:
         config = self._learn(revision.id, revision.text).config
-        pause = self._refused.get(revision.id, Instant(0.0)) - self._clock()
-        if pause > 0:
-            return ApplyReport("none", wake_in=Seconds(pause), observed=await self.observe())
+        held = self._refusals.held(config.base, Instant(self._clock()))
+        pause = Seconds(0.0 if held is None else held.until - self._clock())
+        if held is not None and not await self._runs(config.base):
+            return ApplyReport("none", wake_in=pause, observed=await self.observe())
         previous = await self._put_on_disk(revision.text)
         observed = await self.observe()
         how, done = "none", list[str]()
@@ -212,7 +242,11 @@ class Applier:
             if observed is None:
                 return ApplyReport(how, tuple(done), wake_in=Seconds(0.5))
             running = await self._running(observed.revision)
-            todo = self._plan(revision, config, observed, None if running is None else running.config)
+            can_reload = held is None and not self._unwritten
+            todo = self._plan(revision, config, observed, None if running is None else running.config, can_reload)
+            self._unable = tuple(_refused_step(step, words) for step, words in todo.unable)
+            if todo.reload_reason and held is not None:
+                return ApplyReport(how, tuple(done), wake_in=pause, observed=observed)
             if todo.reload_reason and self._unwritten:
                 # A reload would read the old file. Servers in place: that is all that can be done now.
                 return ApplyReport(
@@ -222,9 +256,9 @@ class Applier:
                 wait = self._last_reload + _RELOAD_PAUSE - self._clock()
                 if wait > 0:
                     return ApplyReport(how, tuple(done), wake_in=Seconds(wait), observed=observed)
-                words = await self._reload(config)
+                words = await self._reload(config, None if running is None else running.config)
                 if words:
-                    await self._put_back(revision, running, previous)
+                    await self._put_back(running, previous)
                     return ApplyReport("reload", tuple(done), refused=words, observed=await self.observe())
                 how = "reload"
                 done.append(f"reload: {todo.reload_reason}")
@@ -237,16 +271,24 @@ class Applier:
                     await self._set_revision(revision.id)
                     observed = replace(observed, revision=revision.id)
                 if not todo.steps:
-                    is_converged = todo.wake_in is None and not self._unwritten
+                    is_converged = todo.wake_in is None and not self._unwritten and not todo.unable
                     return ApplyReport(how, tuple(done), "", is_converged, todo.wake_in, observed, self._unwritten)
                 if todo.wake_in and not carried_out:
                     return ApplyReport(how, tuple(done), wake_in=todo.wake_in, observed=observed)
             observed = await self.observe()
         return ApplyReport(how, tuple(done), wake_in=todo.wake_in or Seconds(0.1), observed=observed)
 
-    def _plan(self, revision: Revision, config: ConfigText, observed: Observed, running: ConfigText | None) -> Plan:
-        now = Instant(self._clock())
-        return plan(revision, config, observed.servers, running, self._memory, self.settings.drains, now)
+    def _plan(
+        self, revision: Revision, config: ConfigText, observed: Observed, running: ConfigText | None, can_reload: bool
+    ) -> Plan:
+        now, drains = Instant(self._clock()), self.settings.drains
+        return plan(revision, config, observed.servers, running, self._memory, drains, now, can_reload=can_reload)
+
+    async def _runs(self, base: str) -> bool:
+        """Say whether HAProxy runs this already, so that servers need no reload."""
+        observed = await self.observe()
+        running = None if observed is None else await self._running(observed.revision)
+        return running is not None and running.config.base == base
 
     # --- texts: what is known of revisions, and the file
 
@@ -309,11 +351,8 @@ class Applier:
             self._write(path, text)
         return previous
 
-    async def _put_back(self, refused: Revision, running: _Known | None, previous: str | None) -> None:
+    async def _put_back(self, running: _Known | None, previous: str | None) -> None:
         """Let the file hold what runs, so that a restart of HAProxy does not meet what it refused."""
-        self._refused[refused.id] = Instant(self._clock() + _REFUSAL_PAUSE)
-        while len(self._refused) > _TEXTS_KEPT:
-            self._refused.pop(next(iter(self._refused)))
         text = running.text if running is not None else previous
         if text is not None:
             await self._put_on_disk(text)
@@ -333,7 +372,7 @@ class Applier:
             if reply.startswith("# pxname,"):
                 yield reply
 
-    async def _reload(self, config: ConfigText) -> str:
+    async def _reload(self, config: ConfigText, running: ConfigText | None) -> str:
         """Reload; return HAProxy's words against it, empty if the new worker serves."""
         wanted = {(str(key[0]), str(key[1])): line.address for key, line in config.servers.items()}
         state = filter_state(await self._worker.ask("show servers state"), wanted)
@@ -344,9 +383,12 @@ class Applier:
             raise Unreachable(f"HAProxy cannot be reloaded: its state cannot be written: {error.strerror}") from error
         self._last_reload = Instant(self._clock())
         words = parse_reload(await self._master.ask("reload", deadline=RELOAD_DEADLINE))
-        if not words:
-            self._memory.refused.clear()
-        return words
+        if words:
+            self._refusals.add(config.base, words, self._last_reload)
+            return words
+        self._refusals.forget(config.base)
+        self._memory.note_reload(is_new_base=running is None or running.base != config.base)
+        return ""
 
     async def _set_revision(self, revision: str) -> None:
         reply = await self._worker.ask(
@@ -387,7 +429,8 @@ class Applier:
             while not all(task.done() for task in tasks) or well:
                 await wake.wait()
                 wake.clear()
-                due = [step for step in well if step.key not in self._memory.refused]
+                refused = {step.key for step in self._memory.refused}
+                due = [step for step in well if step.key not in refused]
                 well.clear()
                 done += await self._carry_out_now(due)
             for task in tasks:
@@ -399,24 +442,18 @@ class Applier:
         return done
 
     async def _carry_out_now(self, steps: Sequence[Step]) -> list[str]:
-        """Carry out steps that are HAProxy's in one conversation; return what was done, in words.
-
-        Raises:
-            Refused: HAProxy said no to some it should have taken; the others are done all the same.
-        """
+        """Carry out steps that are HAProxy's in one conversation; return what was done, in words."""
         done: list[str] = []
-        refused: Refused | None = None
         for step, reply in zip(steps, await self._worker.ask_each([commands(step) for step in steps]), strict=True):
-            try:
-                outcome = read_reply(step, reply)
-            except Refused as error:
-                refused = refused or error
-                continue
+            outcome = read_reply(step, reply)
             if isinstance(outcome, NotAtRunTime):
-                log.warning("not_at_run_time", step=describe(step), words=outcome.words)
-                self._memory.refused[step.key] = outcome.words
+                log.warning("step_refused", step=describe(step), words=outcome.words)
+                self._memory.refused[step] = outcome.words
+                self._refused_steps.append(_refused_step(step, outcome.words))
             if isinstance(outcome, Done):
                 done.append(describe(step))
-        if refused is not None:
-            raise refused
         return done
+
+
+def _refused_step(step: Step, words: str) -> RefusedStep:
+    return RefusedStep(step.key[1], describe(step), words)

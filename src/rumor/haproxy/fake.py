@@ -64,6 +64,8 @@ class FakeHaproxy:
     """Says whether the app at an address answers its check now."""
     check_load: Callable[[str], str] = field(default=lambda text: "")
     """Returns HAProxy's words against a configuration at a reload; empty if it loads."""
+    refuses: Callable[[str], str] = field(default=lambda command: "")
+    """Returns HAProxy's words against a command on the worker's socket; empty if it takes it."""
     revision: str = ""
     servers: dict[tuple[str, str], FakeServer] = field(default_factory=dict)
     is_running: bool = True
@@ -114,6 +116,8 @@ class FakeHaproxy:
         return f"Unknown command: '{command}', but maybe one of the following\n"
 
     def answer_worker(self, command: str) -> str:
+        if words := self.refuses(command):
+            return f"{words}\n"
         match command.split():
             case ["get", "var", name] if name == REVISION_VARIABLE:
                 return f"{name}: type=str value=<{self.revision}>\n" if self.revision else f"{name}: undefined\n"

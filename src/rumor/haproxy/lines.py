@@ -6,7 +6,6 @@ Success with nothing to say is an empty reply; text means that one must look. Fa
 from dataclasses import dataclass
 from typing import assert_never
 
-from rumor.errors import Refused
 from rumor.haproxy.config_text import ServerKey
 from rumor.haproxy.plan import (
     AddServer,
@@ -34,7 +33,7 @@ class NotYet:
 
 @dataclass(frozen=True, slots=True)
 class NotAtRunTime:
-    """HAProxy refuses to add or delete this server while it runs; a reload can."""
+    """HAProxy refuses this while it runs; a reload may bring it."""
 
     words: str
 
@@ -74,26 +73,23 @@ def read_reply(step: Step, reply: str) -> Done | NotYet | NotAtRunTime:
     """Say what HAProxy's reply to a step's commands means.
 
     A server that is gone is no refusal: the next look at HAProxy will find out.
-
-    Raises:
-        Refused: HAProxy says no to what it should have done.
     """
     match step:
         case AddServer():
             if "New server registered" in reply or "Already exists" in reply:
                 return Done()
-            return NotAtRunTime(_first_line(reply))
         case RemoveServer():
             if "Server deleted" in reply or "No such server" in reply:
                 return Done()
-            return NotYet() if "still has connections" in reply else NotAtRunTime(_first_line(reply))
+            if "still has connections" in reply:
+                return NotYet()
         case MoveServer():
             if "changed from" in reply or "no need to change" in reply or "No such server" in reply:
                 return Done()
         case _:
             if not reply or "No such server" in reply:
                 return Done()
-    raise Refused(f"HAProxy would not {describe(step)}: {reply[:500]!a}")
+    return NotAtRunTime(_first_line(reply))
 
 
 def describe(step: Step) -> str:

@@ -5,7 +5,7 @@ check) is met again by the next call. So a plan interrupted after any step, or u
 right. Facts: reference/haproxy.md, section 2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rumor.haproxy.config_text import ConfigText, ServerKey, ServerLine
@@ -114,6 +114,8 @@ class Plan:
     """When something that waits may be ready; None if nothing waits."""
     precedes_reload: bool = False
     """These steps only bring servers in that a reload must find; the revision does not run yet when they are done."""
+    unable: tuple[tuple[Step, str], ...] = ()
+    """Steps left out since HAProxy refuses them and a reload does not help, with its words."""
 
 
 @dataclass(slots=True)
@@ -124,10 +126,17 @@ class Memory:
     """Until when a server that must go, or move, may take its time."""
     unproved: dict[ServerKey, Instant] = field(default_factory=dict)
     """Servers back from maintenance or just moved: until then HAProxy's word of their checks may be older than that."""
-    refused: dict[ServerKey, str] = field(default_factory=dict)
-    """Servers that HAProxy would not add or delete at run time, with its words."""
+    refused: dict[Step, str] = field(default_factory=dict)
+    """Steps that HAProxy would not take at run time, with its words: a reload is to bring what they would."""
+    tried: dict[Step, str] = field(default_factory=dict)
+    """Steps for which there was a reload; one that is still needed after it is beyond us, and no cause of another."""
     holds: dict[ServiceName, Instant] = field(default_factory=dict)
     """Until when the last servers of a service stay, because those that are to follow them are not well yet."""
+
+    def note_reload(self, *, is_new_base: bool) -> None:
+        """Take it that HAProxy has just loaded what is wanted; with a new base it may take what it refused before."""
+        self.tried = {} if is_new_base else self.tried | self.refused
+        self.refused = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +156,14 @@ class _Draft:
     """A plan in the making."""
 
     steps: list[Step] = field(default_factory=list)
+    looks: dict[Step, Seconds] = field(default_factory=dict)
+    """When what a step has led to is to be seen."""
     waits: list[Seconds] = field(default_factory=list)
 
     def then(self, step: Step, *, look_again_in: Seconds | None = None) -> None:
         self.steps.append(step)
         if look_again_in is not None:
-            self.waits.append(look_again_in)
+            self.looks[step] = look_again_in
 
 
 def plan(
@@ -163,6 +174,8 @@ def plan(
     memory: Memory,
     drains: Mapping[ServiceName, Seconds],
     now: Instant,
+    *,
+    can_reload: bool = True,
 ) -> Plan:
     """Decide the next steps from what runs to what is wanted.
 
@@ -173,11 +186,12 @@ def plan(
         memory: changed by this call.
         drains: how long a server of each service may drain before its sessions are cut.
         now: the time of the observation.
+        can_reload: whether a reload could bring what HAProxy refuses at run time; if not, all else goes on.
     """
     wanted = _wanted_servers(revision, config)
     present = {key: entry for entry in running if not config.is_fixed(key := (entry.service, entry.server))}
-    _forget(memory, wanted, present, now)
-    reason = _reload_reason(config, running_config, wanted, present, memory)
+    _forget(memory, present, now)
+    reason = _reload_reason(config, running_config, wanted, present)
     if running_config is None:
         return Plan(reload_reason=reason)
     draft = _Draft()
@@ -199,11 +213,20 @@ def plan(
                 draft.then(WeightServer(key, server.weight))
             if entry.status == "no check" and server.has_check:
                 draft.then(EnableCheck(key))
-    steps = sorted(draft.steps, key=lambda step: _ORDER.index(type(step)))
+    _forget_refused(memory, draft.steps)
+    beyond = memory.tried if can_reload else memory.tried | memory.refused
+    steps = [step for step in draft.steps if _deed(step) not in beyond]
+    steps.sort(key=lambda step: _ORDER.index(type(step)))
+    draft.waits += [draft.looks[step] for step in steps if step in draft.looks]
+    unable = tuple((step, words) for step, words in beyond.items())
+    reason = reason or next((_refused(step, words) for step, words in memory.refused.items() if can_reload), "")
     held = _services_to_hold(wanted, present, memory, drains, now)
     if reason:
-        steps = [step for step in steps if step.key[0] in held and step.key not in memory.refused and _brings_in(step)]
-        return Plan(tuple(steps), wake_in=_POLL, precedes_reload=True) if steps else Plan(reload_reason=reason)
+        refused = {step.key for step in memory.refused}
+        steps = [step for step in steps if step.key[0] in held and step.key not in refused and _brings_in(step)]
+        if not steps:
+            return Plan(reload_reason=reason, unable=unable)
+        return Plan(tuple(steps), wake_in=_POLL, precedes_reload=True, unable=unable)
     if held:
         for step in steps:
             if step.key[0] in held and _takes_out(step):
@@ -211,7 +234,16 @@ def plan(
                 memory.deadlines.pop(step.key, None)
         steps = [step for step in steps if step.key[0] not in held or not _takes_out(step)]
         draft.waits.append(_POLL)
-    return Plan(tuple(steps), wake_in=min(draft.waits, default=None))
+    return Plan(tuple(steps), wake_in=min(draft.waits, default=None), unable=unable)
+
+
+def _deed(step: Step) -> Step:
+    """Return what a step is to do to HAProxy."""
+    return step.then if isinstance(step, ProbeServer) else step
+
+
+def _refused(step: Step, words: str) -> str:
+    return f"HAProxy would not change server {step.key[0]}/{step.key[1]} at run time: {words}"
 
 
 def _services_to_hold(
@@ -261,19 +293,19 @@ def _wanted_servers(revision: Revision, config: ConfigText) -> dict[ServerKey, _
     return wanted
 
 
-def _forget(
-    memory: Memory,
-    wanted: Mapping[ServerKey, _Wanted],
-    present: Mapping[ServerKey, ServerObservation],
-    now: Instant,
-) -> None:
+def _forget(memory: Memory, present: Mapping[ServerKey, ServerObservation], now: Instant) -> None:
     for key in [key for key in memory.deadlines if key not in present]:
         del memory.deadlines[key]
     for key, until in list(memory.unproved.items()):
         if now >= until or key not in present or present[key].rotation is not Rotation.DRAIN:
             del memory.unproved[key]
-    for key in [key for key in memory.refused if (key in wanted) == (key in present)]:
-        del memory.refused[key]
+
+
+def _forget_refused(memory: Memory, steps: Sequence[Step]) -> None:
+    """Forget refusals of what is needed no longer: a reload has brought it, or something else is wanted."""
+    needed = {_deed(step) for step in steps}
+    memory.refused = {step: words for step, words in memory.refused.items() if step in needed}
+    memory.tried = {step: words for step, words in memory.tried.items() if step in needed}
 
 
 def _reload_reason(
@@ -281,7 +313,6 @@ def _reload_reason(
     running_config: ConfigText | None,
     wanted: Mapping[ServerKey, _Wanted],
     present: Mapping[ServerKey, ServerObservation],
-    memory: Memory,
 ) -> str:
     if running_config is None:
         return "what runs is unknown"
@@ -292,8 +323,6 @@ def _reload_reason(
         # Not by replacing servers: such a change comes for all of a service at once, and all of them would drain.
         if line is not None and line.keywords != wanted[key].line.keywords:
             return f"the settings of server {key[0]}/{key[1]} differ"
-    for key, words in sorted(memory.refused.items()):
-        return f"HAProxy would not change server {key[0]}/{key[1]} at run time: {words}"
     return ""
 
 
