@@ -47,6 +47,7 @@ class Stage:
 
     async def offer(self, servers: Table, settings: RenderSettings | None = None) -> Revision:
         revision = await self.revisions.offer(servers, settings or self.settings, CAUSE)
+        self.revisions.accept(revision)
         await self.journal.set_outcome(revision.id, Outcome.APPLIED, "")
         return revision
 

@@ -89,7 +89,7 @@ def make_balancing(
     log.info("haproxy", program=program.path, version=program.version, config=place.haproxy_config)
 
     async def check(text: str, running: str) -> str:
-        words = await check_haproxy(program.path, text)
+        words = applier.words_against(text) or await check_haproxy(program.path, text)
         before = running or await text_that_runs() or await asyncio.to_thread(_read_if_there, place.haproxy_config)
         return words or await asyncio.to_thread(test_bind, new_binds(before, text))
 
