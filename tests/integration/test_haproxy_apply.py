@@ -612,6 +612,9 @@ async def test_a_reload_leaves_no_service_drained_as_a_whole(stage: Stage) -> No
         "set server web/web-1 state maint;del server web/web-1",
         "add server web/guest 127.0.0.1:9",
         "experimental-mode on;set var proc.rumor_revision str(nonsense)",
+        "disable frontend rumor",
+        "shutdown frontend rumor",
+        "set maxconn server web/web-1 1",
     ],
 )
 async def test_what_somebody_else_changes_is_changed_back(stage: Stage, meddling: str) -> None:
@@ -632,6 +635,9 @@ async def test_what_somebody_else_changes_is_changed_back(stage: Stage, meddling
             return all(it.is_up for it in (await stage.look()).servers)
 
         await until(is_checked, "checks run again")
+        assert {it.limit for it in observed.servers} == {0}
+        assert (await ask(stage.port))[0] == 200
+        assert (await stage.applier.apply(wanted)).done == ()
 
 
 async def test_a_second_applier_is_kept_out(stage: Stage) -> None:

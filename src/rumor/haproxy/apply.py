@@ -20,11 +20,12 @@ from rumor.errors import ConfigError, Refused, Unreachable
 from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_revision, read_config
 from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
 from rumor.haproxy.parts import without_lines
-from rumor.haproxy.plan import Memory, Plan, ProbeServer, Step, plan
+from rumor.haproxy.plan import EnableFrontend, Memory, MoveServer, Plan, ProbeServer, ReadyServer, Step, plan
 from rumor.haproxy.refusals import Refusals
 from rumor.haproxy.replies import (
     Processes,
     filter_state,
+    parse_frontends,
     parse_processes,
     parse_reload,
     parse_servers,
@@ -75,6 +76,8 @@ class Observed:
     revision: str
     """The id of the revision that runs, empty if it does not say."""
     servers: tuple[ServerObservation, ...]
+    frontends: Mapping[str, str]
+    """Each one's status: OPEN, PAUSED, STOP, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +201,7 @@ class Applier:
         try:
             processes = parse_processes(await self._master.ask("show proc"))
             picture = split_picture(
-                await self._worker.ask(f"get var {REVISION_VARIABLE}", "show servers state", "show stat -1 4 -1")
+                await self._worker.ask(f"get var {REVISION_VARIABLE}", "show servers state", "show stat -1 5 -1")
             )
             old_stats = [stat async for stat in self._old_stats(processes)]
         except Unreachable as error:
@@ -207,7 +210,8 @@ class Applier:
             return None
         self._master_pid = processes.master_pid
         servers = parse_servers(picture.state, picture.stat, old_stats)
-        return Observed(processes, processes.version, parse_variable(picture.variable), servers)
+        frontends = parse_frontends(picture.stat)
+        return Observed(processes, processes.version, parse_variable(picture.variable), servers, frontends)
 
     def words_against(self, text: str) -> str:
         """Return HAProxy's words against a configuration that it refused lately; empty if it may be tried now."""
@@ -281,8 +285,10 @@ class Applier:
     def _plan(
         self, revision: Revision, config: ConfigText, observed: Observed, running: ConfigText | None, can_reload: bool
     ) -> Plan:
-        now, drains = Instant(self._clock()), self.settings.drains
-        return plan(revision, config, observed.servers, running, self._memory, drains, now, can_reload=can_reload)
+        return plan(
+            revision, config, observed.servers, running, self._memory, self.settings.drains, Instant(self._clock()),
+            frontends=observed.frontends, can_reload=can_reload,
+        )  # fmt: skip
 
     async def _runs(self, base: str) -> bool:
         """Say whether HAProxy runs this already, so that servers need no reload."""
@@ -409,7 +415,7 @@ class Applier:
                 probes.append(step)
             else:
                 now.append(step)
-        well: list[Step] = []
+        well: list[ReadyServer | MoveServer] = []
         wake = asyncio.Event()
         gate = asyncio.Semaphore(_PROBES_AT_ONCE)
 
@@ -429,8 +435,8 @@ class Applier:
             while not all(task.done() for task in tasks) or well:
                 await wake.wait()
                 wake.clear()
-                refused = {step.key for step in self._memory.refused}
-                due = [step for step in well if step.key not in refused]
+                refused = {step.key for step in self._memory.refused if not isinstance(step, EnableFrontend)}
+                due: list[Step] = [step for step in well if step.key not in refused]
                 well.clear()
                 done += await self._carry_out_now(due)
             for task in tasks:
@@ -456,4 +462,5 @@ class Applier:
 
 
 def _refused_step(step: Step, words: str) -> RefusedStep:
-    return RefusedStep(step.key[1], describe(step), words)
+    subject = step.name if isinstance(step, EnableFrontend) else step.key[1]
+    return RefusedStep(subject, describe(step), words)

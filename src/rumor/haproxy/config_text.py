@@ -68,6 +68,9 @@ class ConfigText:
     fixed: frozenset[tuple[str, str]] = frozenset()
     """Backend and name of the servers that are not steered; the name is `*` where a `server-template` makes them."""
 
+    frontends: frozenset[str] = frozenset()
+    """The sections that are to listen, but those that are `disabled`."""
+
     def is_fixed(self, key: ServerKey) -> bool:
         return key in self.fixed or (key[0], "*") in self.fixed
 
@@ -82,13 +85,16 @@ def read_config(text: str) -> ConfigText:
     servers: dict[ServerKey, ServerLine] = {}
     fixed: set[tuple[str, str]] = set()
     defaults: dict[str, str] = {}
-    section = ""
+    frontends: set[str] = set()
+    section = listening = ""
     inherited = ""
     for number, line in enumerate(text.splitlines(), start=1):
         words = words_of(line)
         heading = SECTION.fullmatch(line) if words and words[0] != "server" else None
         if heading is not None:
             section = heading[2] or "" if heading[1] in ("backend", "listen") else ""
+            listening = heading[2] or "" if heading[1] in ("frontend", "listen") else ""
+            frontends |= {listening} - {""}
             inherited = "" if heading[1] == "defaults" else inherited
             defaults[section] = inherited
         server = _read_server(words, section) if section and words[:1] == ["server"] else None
@@ -99,6 +105,8 @@ def read_config(text: str) -> ConfigText:
             continue
         if words and words[:2] != ["set-var", REVISION_VARIABLE]:
             base.append(" ".join(words))
+        if words[:1] == ["disabled"]:
+            frontends.discard(listening)
         match words, section:
             case ["default-server", *more], "":
                 inherited = " ".join((inherited, *more)).strip()
@@ -111,7 +119,7 @@ def read_config(text: str) -> ConfigText:
             case _:
                 pass
     given = {service: defaults[service] for service, _ in servers if defaults[service]}
-    return ConfigText("\n".join(base), servers, given, frozenset(fixed))
+    return ConfigText("\n".join(base), servers, given, frozenset(fixed), frozenset(frontends))
 
 
 def words_of(line: str) -> list[str]:

@@ -11,6 +11,8 @@ from rumor.haproxy.plan import (
     AddServer,
     DrainServer,
     EnableCheck,
+    EnableFrontend,
+    LimitServer,
     MaintServer,
     MoveServer,
     ProbeServer,
@@ -42,6 +44,8 @@ def commands(step: Step) -> tuple[str, ...]:
     """Return the commands that carry out a step, to be sent on one line; none for a probe, which is not HAProxy's."""
     if isinstance(step, ProbeServer):
         return ()
+    if isinstance(step, EnableFrontend):
+        return (f"enable frontend {step.name}",)
     name = path(step.key)
     match step:
         case AddServer(_, address, weight, keywords, default_keywords, has_check):
@@ -56,6 +60,8 @@ def commands(step: Step) -> tuple[str, ...]:
             return (f"enable health {name}",)
         case WeightServer(_, weight):
             return (f"set server {name} weight {weight}",)
+        case LimitServer(_, limit):
+            return (f"set maxconn server {name} {limit}",)
         case DrainServer(_, enables_check):
             check = (f"enable health {name}",) if enables_check else ()
             return (*check, f"set server {name} state drain")
@@ -86,6 +92,9 @@ def read_reply(step: Step, reply: str) -> Done | NotYet | NotAtRunTime:
         case MoveServer():
             if "changed from" in reply or "no need to change" in reply or "No such server" in reply:
                 return Done()
+        case EnableFrontend():
+            if not reply or "already enabled" in reply:
+                return Done()
         case _:
             if not reply or "No such server" in reply:
                 return Done()
@@ -94,6 +103,8 @@ def read_reply(step: Step, reply: str) -> Done | NotYet | NotAtRunTime:
 
 def describe(step: Step) -> str:
     """Return a step in a few words, for the journal."""
+    if isinstance(step, EnableFrontend):
+        return f"enable frontend {step.name}"
     name = path(step.key)
     match step:
         case AddServer(_, address):
@@ -106,6 +117,8 @@ def describe(step: Step) -> str:
             return f"enable check {name}"
         case WeightServer(_, weight):
             return f"weight {name} {weight}"
+        case LimitServer(_, limit):
+            return f"maxconn {name} {limit}"
         case DrainServer():
             return f"drain {name}"
         case MaintServer():

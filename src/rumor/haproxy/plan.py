@@ -7,6 +7,9 @@ right. Facts: reference/haproxy.md, section 2.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import pairwise
+from typing import TypeGuard
 
 from rumor.haproxy.config_text import ConfigText, ServerKey, ServerLine
 from rumor.model import Instant, Revision, Rotation, Seconds, ServerObservation
@@ -16,6 +19,7 @@ _POLL = Seconds(0.1)
 _REMOVAL_POLL = Seconds(0.1)
 _UNPROVED = Seconds(5.0)
 _LONGEST_HOLD = Seconds(5.0)
+_LISTENING = frozenset({"OPEN", "FULL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,14 @@ class EnableCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitServer:
+    """Let a server have so many requests at once again; 0 for any number."""
+
+    key: ServerKey
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveServer:
     """Delete a drained server; `cuts_sessions` at the end of its drain time."""
 
@@ -86,7 +98,14 @@ class RemoveServer:
     cuts_sessions: bool
 
 
-Step = (
+@dataclass(frozen=True, slots=True)
+class EnableFrontend:
+    """Let a frontend listen again that somebody paused; one that was shut down comes back by a reload only."""
+
+    name: str
+
+
+ServerStep = (
     AddServer
     | ReadyServer
     | MoveServer
@@ -94,12 +113,15 @@ Step = (
     | WeightServer
     | DrainServer
     | MaintServer
+    | LimitServer
     | RemoveServer
     | ProbeServer
 )
+Step = ServerStep | EnableFrontend
 # What brings servers in goes before what takes servers out; probes wait for others, so they come last.
 _ORDER = (
-    AddServer, ReadyServer, MoveServer, EnableCheck, WeightServer, DrainServer, MaintServer, RemoveServer, ProbeServer,
+    EnableFrontend, AddServer, ReadyServer, MoveServer, EnableCheck, LimitServer, WeightServer, DrainServer,
+    MaintServer, RemoveServer, ProbeServer,
 )  # fmt: skip
 
 
@@ -150,6 +172,24 @@ class _Wanted:
     def has_check(self) -> bool:
         return "check" in f"{self.default_keywords} {self.line.keywords}".split()
 
+    @property
+    def limit(self) -> int | None:
+        """How many requests at once it is given, 0 for any number; None where only HAProxy knows."""
+        return _limit(self.default_keywords, self.line.keywords)
+
+
+@lru_cache(maxsize=256)
+def _limit(*keywords: str) -> int | None:
+    # Thousands of servers are looked at each second, and most have the same words.
+    words = " ".join(keywords).split()
+    given = [after for word, after in pairwise(words) if word == "maxconn"]
+    if "minconn" in words:
+        # HAProxy makes a limit of the two.
+        return None
+    if not given:
+        return 0
+    return int(given[-1]) if given[-1].isascii() and given[-1].isdigit() else None
+
 
 @dataclass(slots=True)
 class _Draft:
@@ -175,6 +215,7 @@ def plan(
     drains: Mapping[ServiceName, Seconds],
     now: Instant,
     *,
+    frontends: Mapping[str, str] | None = None,
     can_reload: bool = True,
 ) -> Plan:
     """Decide the next steps from what runs to what is wanted.
@@ -186,6 +227,7 @@ def plan(
         memory: changed by this call.
         drains: how long a server of each service may drain before its sessions are cut.
         now: the time of the observation.
+        frontends: the status of every frontend HAProxy has now; None if nobody has looked.
         can_reload: whether a reload could bring what HAProxy refuses at run time; if not, all else goes on.
     """
     wanted = _wanted_servers(revision, config)
@@ -195,6 +237,9 @@ def plan(
     if running_config is None:
         return Plan(reload_reason=reason)
     draft = _Draft()
+    for name in sorted(config.frontends if frontends is not None else ()):
+        if frontends is not None and frontends.get(name) not in _LISTENING:
+            draft.then(EnableFrontend(name))
     for key in sorted(wanted.keys() | present.keys()):
         server, entry = wanted.get(key), present.get(key)
         if server is not None and entry is None:
@@ -211,6 +256,8 @@ def plan(
                 _turn(server, entry, now, memory, draft)
             if entry.weight != server.weight:
                 draft.then(WeightServer(key, server.weight))
+            if server.limit is not None and entry.limit != server.limit:
+                draft.then(LimitServer(key, server.limit))
             if entry.status == "no check" and server.has_check:
                 draft.then(EnableCheck(key))
     _forget_refused(memory, draft.steps)
@@ -222,17 +269,17 @@ def plan(
     reason = reason or next((_refused(step, words) for step, words in memory.refused.items() if can_reload), "")
     held = _services_to_hold(wanted, present, memory, drains, now)
     if reason:
-        refused = {step.key for step in memory.refused}
-        steps = [step for step in steps if step.key[0] in held and step.key not in refused and _brings_in(step)]
+        refused = {step.key for step in memory.refused if not isinstance(step, EnableFrontend)}
+        steps = [step for step in steps if _brings_in(step) and step.key[0] in held and step.key not in refused]
         if not steps:
             return Plan(reload_reason=reason, unable=unable)
         return Plan(tuple(steps), wake_in=_POLL, precedes_reload=True, unable=unable)
     if held:
         for step in steps:
-            if step.key[0] in held and _takes_out(step):
+            if _takes_out(step) and step.key[0] in held:
                 # Its drain begins when it may go.
                 memory.deadlines.pop(step.key, None)
-        steps = [step for step in steps if step.key[0] not in held or not _takes_out(step)]
+        steps = [step for step in steps if not _takes_out(step) or step.key[0] not in held]
         draft.waits.append(_POLL)
     return Plan(tuple(steps), wake_in=min(draft.waits, default=None), unable=unable)
 
@@ -243,6 +290,8 @@ def _deed(step: Step) -> Step:
 
 
 def _refused(step: Step, words: str) -> str:
+    if isinstance(step, EnableFrontend):
+        return f"HAProxy would not enable frontend {step.name} at run time: {words}"
     return f"HAProxy would not change server {step.key[0]}/{step.key[1]} at run time: {words}"
 
 
@@ -270,13 +319,13 @@ def _services_to_hold(
     return {service for service in emptied if now < memory.holds[service]}
 
 
-def _brings_in(step: Step) -> bool:
+def _brings_in(step: Step) -> TypeGuard[ServerStep]:
     return isinstance(step, AddServer | ReadyServer | EnableCheck | ProbeServer) or (
         isinstance(step, DrainServer) and step.enables_check
     )
 
 
-def _takes_out(step: Step) -> bool:
+def _takes_out(step: Step) -> TypeGuard[ServerStep]:
     return isinstance(step, MaintServer | RemoveServer) or (isinstance(step, DrainServer) and not step.enables_check)
 
 

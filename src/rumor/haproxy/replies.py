@@ -18,7 +18,9 @@ _ADMIN_MAINT = 1 | 2 | 32 | 64
 _ADMIN_DRAIN = 8 | 16
 ROWS_LIMIT = 100_000
 _WORDS_LIMIT = 4096
-_STAT_COLUMNS = frozenset({"pxname", "svname", "qcur", "scur", "stot", "econ", "eresp", "status", "check_status"})
+_STAT_COLUMNS = frozenset(
+    {"pxname", "svname", "qcur", "scur", "slim", "stot", "econ", "eresp", "status", "check_status"}
+)
 _NOT_UP = re.compile(r"L[467](TOUT|CON|RSP|STS)|SOCKERR|PROCERR|PROCTOUT")
 _LEVELS = ("[ALERT]", "[WARNING]")
 _STATE_BEGINS = re.compile(r"^1\n# be_id ", re.MULTILINE)
@@ -94,7 +96,7 @@ def parse_variable(reply: str) -> str:
 
 
 def split_picture(reply: str) -> Picture:
-    """Take the answer to `get var …;show servers state;show stat -1 4 -1` apart.
+    """Take the answer to `get var …;show servers state;show stat -1 5 -1` apart.
 
     By how the tables begin, not by empty lines: those do not end every reply.
 
@@ -149,9 +151,21 @@ def parse_servers(state: str, stat: str, old_stats: Iterable[str] = ()) -> tuple
                 sessions_total=_number(numbers.get("stot", "")),
                 connect_errors=_number(numbers.get("econ", "")),
                 response_errors=_number(numbers.get("eresp", "")),
+                limit=_number(numbers.get("slim", "")),
             )
         )
     return tuple(sorted(found, key=lambda entry: (entry.service, entry.server)))
+
+
+def parse_frontends(stat: str) -> dict[str, str]:
+    """Return the status of each frontend in `show stat`: OPEN, PAUSED, STOP, …; one that the file disables has none.
+
+    Raises:
+        Refused: the reply is not of the form HAProxy 2.8 and newer give.
+    """
+    head, *lines = stat.strip().splitlines() or [""]
+    rows = "\n".join([head, *(line for line in lines if ",FRONTEND," in line)])
+    return {row["pxname"]: row["status"] for row in _stat_rows(rows) if row["svname"] == "FRONTEND"}
 
 
 def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:

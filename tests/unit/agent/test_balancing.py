@@ -176,6 +176,23 @@ async def test_somebody_elses_hand_is_repaired_and_journalled(tmp_path: Path) ->
     assert "weight web/one" in records[0].text
 
 
+@pytest.mark.parametrize(("word", "reloads"), [("disable", 0), ("shutdown", 1)])
+async def test_a_frontend_that_somebody_closes_opens_again_and_is_journalled(
+    tmp_path: Path, word: str, reloads: int
+) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        await world.settled()
+        assert world.haproxy.answer_worker(f"{word} frontend rumor") == "\n"
+        await world.until(lambda: world.haproxy.frontends["rumor"] == "OPEN", "it listens again")
+        await world.settled()
+        assert world.haproxy.reloads == reloads
+        repairs = [record.text for record in await world.journal.records(limit=50) if record.kind == "drift_repaired"]
+    assert len(repairs) == 1
+    assert "enable frontend rumor" in repairs[0]
+
+
 async def test_an_operators_word_survives_repair_and_the_agents_restart(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         world.see(member("one", 1), member("two", 2))

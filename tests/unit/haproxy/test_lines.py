@@ -7,6 +7,8 @@ from rumor.haproxy.plan import (
     AddServer,
     DrainServer,
     EnableCheck,
+    EnableFrontend,
+    LimitServer,
     MaintServer,
     MoveServer,
     ProbeServer,
@@ -46,6 +48,8 @@ SIX = HostPort("fd00::1", 80)
             ("set server web/one state drain", "set server web/one state maint", "del server web/one"),
         ),
         (ProbeServer(KEY, HERE, ReadyServer(KEY)), ()),
+        (LimitServer(KEY, 30), ("set maxconn server web/one 30",)),
+        (EnableFrontend("rumor"), ("enable frontend rumor",)),
     ],
 )  # fmt: skip
 def test_each_step_has_its_lines(step: Step, lines: tuple[str, ...]) -> None:
@@ -79,6 +83,13 @@ def test_sessions_are_cut_before_a_server_goes_and_only_when_its_time_is_up() ->
         (MoveServer(KEY, HERE), "IP changed from 'a' to 'b' by 'stats socket command'", Done()),
         (MoveServer(KEY, HERE), "no need to change the addr, no need to change the port by…", Done()),
         (ReadyServer(KEY), "", Done()),
+        (EnableFrontend("rumor"), "", Done()),
+        (EnableFrontend("rumor"), "All sockets are already enabled.", Done()),
+        (
+            EnableFrontend("rumor"),
+            "Frontend was previously shut down, cannot enable.",
+            NotAtRunTime("Frontend was previously shut down, cannot enable."),
+        ),
         (DrainServer(KEY), "No such server.", Done()),
     ],
 )
@@ -101,7 +112,9 @@ def test_every_step_has_a_name_of_its_own() -> None:
     steps = (
         AddServer(KEY, HERE, 1, ""), ReadyServer(KEY), MoveServer(KEY, HERE), EnableCheck(KEY), WeightServer(KEY, 1),
         DrainServer(KEY), MaintServer(KEY), RemoveServer(KEY, False), ProbeServer(KEY, HERE, ReadyServer(KEY)),
+        LimitServer(KEY, 1),
     )  # fmt: skip
     words = {describe(step) for step in steps}
+    assert describe(EnableFrontend("rumor")) == "enable frontend rumor"
     assert len(words) == len(steps)
     assert all(path(KEY) in word for word in words)

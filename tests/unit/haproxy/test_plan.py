@@ -9,6 +9,8 @@ from rumor.haproxy.plan import (
     AddServer,
     DrainServer,
     EnableCheck,
+    EnableFrontend,
+    LimitServer,
     MaintServer,
     Memory,
     MoveServer,
@@ -234,6 +236,36 @@ def test_an_unknown_revision_needs_a_reload() -> None:
     wanted = revision(server())
     found = plan(wanted, read_config(wanted.text), (running(),), None, Memory(), {}, Instant(1.0))
     assert found.reload_reason == "what runs is unknown"
+
+
+def test_who_does_not_listen_as_the_text_says_is_made_to_listen() -> None:
+    wanted = revision(server(), base="global\nfrontend a\nfrontend off\n    disabled\nlisten b\nbackend web\n")
+    config = read_config(wanted.text)
+    assert config.frontends == {"a", "b"}
+
+    def steps(frontends: dict[str, str]) -> tuple[object, ...]:
+        return plan(
+            wanted, config, (running(),), config, Memory(), {}, Instant(1.0), frontends=frontends
+        ).steps  # fmt: skip
+
+    assert steps({"a": "OPEN", "b": "FULL", "by-hand": "STOP"}) == ()
+    assert steps({"a": "PAUSED", "b": "OPEN"}) == (EnableFrontend("a"),)
+    assert steps({"a": "STOP"}) == (EnableFrontend("a"), EnableFrontend("b"))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "limit", "steps"),
+    [
+        ("check", 0, ()),
+        ("check", 1, (LimitServer(KEY, 0),)),
+        ("check maxconn 30", 30, ()),
+        ("check maxconn 30", 1, (LimitServer(KEY, 30),)),
+        ("check maxconn 7k", 7000, ()),
+        ("check minconn 3", 3, ()),
+    ],
+)
+def test_a_server_has_the_limit_of_its_line(keywords: str, limit: int, steps: tuple[object, ...]) -> None:
+    assert planned(revision(server(), keywords=keywords), replace(running(), limit=limit)).steps == steps
 
 
 def test_what_haproxy_would_not_do_at_run_time_is_reloaded() -> None:
