@@ -50,7 +50,7 @@ THINKING = {
     "sources.gossip", "pool.table", "pool.evidence", "render.settings", "render.template",
     "render.sandbox", "render.words", "render.file", "render.free_text", "haproxy.replies",
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "supervise.base", "supervise.backoff", "web.views",
-    "haproxy.parts", "pool.split", "pool.damping",
+    "haproxy.parts", "haproxy.binds", "haproxy.refusals", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.settings", "agent.balancer_settings",
     "local.plan", "container.plan", "deploy.engine", "deploy.report", "deploy.docker_like",
     "demo.verdict", "demo.report",

@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rumor.errors import PeerError, Refused
+from rumor.haproxy.binds import places_of
 from rumor.haproxy.config_text import SECTION, ServerLine, read_config, read_server
 from rumor.model import Rotation, Server, Table
 from rumor.names import ServiceName, parse_service_name
@@ -67,7 +68,7 @@ def _whose(words: str, sections: Sequence[_Section]) -> ServiceName | None:
         return before[-1].service if before else None
     if bind := _BIND.match(words):
         for section in sections:
-            if any(line.split()[:1] == ["bind"] and bind[1] in line.split()[1:2] for line in section.lines):
+            if any(bind[1] in map(str, places_of(line)) for line in section.lines):
                 return section.service
     if named := _NAMED.search(words):
         return next((section.service for section in sections if section.name == (named[1] or named[2])), None)

@@ -75,6 +75,12 @@ def test_a_service_without_a_server_takes_its_words_from_another_configuration()
     assert served(none) == set()
 
 
+def test_an_address_is_blamed_however_it_is_written() -> None:
+    for written in ("ipv4@127.0.0.1:5432", '"127.0.0.1:5432"', "127.0.0.1:5430-5440"):
+        text = TEXT.replace("bind 127.0.0.1:5432", f"bind {written} name db")
+        assert list(blamed("cannot bind 127.0.0.1:5432: Address already in use", text)) == [DB], written
+
+
 def test_a_name_or_an_address_is_blamed_where_it_belongs() -> None:
     assert list(blamed("[ALERT] config : Proxy 'api': unable to find something", TEXT)) == [API]
     assert list(blamed("[ALERT] config : 'server api/api-1' : unable to load a file", TEXT)) == []
