@@ -59,6 +59,10 @@ _SETTLING_PATIENCE = 3.0
 """Whoever reads rumor.toml again is told whether HAProxy has taken it, if that shows by then."""
 
 
+Reasons = tuple[tuple[str, str], ...]
+"""Names of certificates, each with what is wrong with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class BalancingSettings:
     """What a balancer is told by its configuration; replaced as a whole when rumor.toml is read again."""
@@ -146,7 +150,8 @@ class Balancing:
         self._retry_at, self._retry_pause = 0.0, _FIRST_RETRY_PAUSE
         self._settling: list[asyncio.Future[str]] = []
         """Who waits to hear whether HAProxy takes the newest revision."""
-        self._refused_certificates: tuple[tuple[str, str], ...] = ()
+        self._refused_certificates: Reasons = ()
+        self._unloaded_certificates: Reasons = ()
         self._applied: Revision | None = None
         """The last revision whose outcome is journalled."""
         self._observed: Observed | None = None
@@ -210,7 +215,8 @@ class Balancing:
         )
         found += [f"service {service} is not served as rumor.toml says: {words}" for service, words in self._bad()]
         found += [f"HAProxy would not {one.step}, nor did a reload bring it: {one.words}" for one in self._unable]
-        return (*found, *(f"certificate {name} is not used: {reason}" for name, reason in self._refused_certificates))
+        certificates = (*self._refused_certificates, *self._unloaded_certificates)
+        return (*found, *(f"certificate {name} is not used: {reason}" for name, reason in certificates))
 
     def _bad(self) -> list[tuple[ServiceName, str]]:
         return sorted(self._revisions.set_aside.items())
@@ -398,12 +404,15 @@ class Balancing:
         revision = self._revisions.newest
         if revision is None:
             return _RECONCILE_INTERVAL
+        # What was true of the last revision is not yet of this one.
+        self._is_converged = self._is_converged and revision is self._applied
         report = await self._applier.apply(revision)
         if report.observed is not None:
             self._processes = report.observed.processes.master_pid, report.observed.processes.worker_pid
         await self._note_report(revision, report)
+        pause = min(self._answer_drains(snapshot, report), _RECONCILE_INTERVAL)
         await self._load_certificates(report)
-        return min(self._answer_drains(snapshot, report), _RECONCILE_INTERVAL)
+        return pause
 
     async def _note_processes(self, observed: Observed | None) -> None:
         """Journal that somebody else has started HAProxy anew or reloaded it; what came of that is repaired as ever."""
@@ -434,11 +443,7 @@ class Balancing:
         if tls is not None and self._settings.certificates is not None:
             found = await self._certificates.look(self._settings.certificates, tls.directory)
             names = found.names
-            for name, reason in found.refused:
-                if (name, reason) not in self._refused_certificates:
-                    log.error("certificate_refused", name=name, reason=reason)
-                    await self._journal.append(Record(now, "certificate_refused", name, reason))
-            self._refused_certificates = found.refused
+            self._refused_certificates = await self._note_certificates(self._refused_certificates, found.refused)
         peers = (
             old.peers
             if snapshot.is_blind and old.peers
@@ -495,14 +500,30 @@ class Balancing:
         if tls is None or report.observed is None or report.refused:
             return
         process = str(report.observed.processes.worker_pid)
-        for name in await self._certificates.load(self._applier.worker, tls.directory, process=process):
+        taken = await self._certificates.load(self._applier.worker, tls.directory, process=process)
+        unloaded = self._certificates.unloaded
+        self._unloaded_certificates = await self._note_certificates(self._unloaded_certificates, unloaded)
+        for name in taken:
             log.info("certificate_loaded", name=name)
             text = f"{name} was replaced on disk, and serves without a reload"
             await self._journal.append(Record(WallTime(time.time()), "certificate_loaded", name, text))
 
+    async def _note_certificates(self, known: Reasons, now: Reasons) -> Reasons:
+        """Journal what is newly wrong with certificates; return it all."""
+        for name, reason in now:
+            if (name, reason) not in known:
+                log.error("certificate_refused", name=name, reason=reason)
+                await self._journal.append(Record(WallTime(time.time()), "certificate_refused", name, reason))
+        return now
+
     async def _note_report(self, revision: Revision, report: ApplyReport) -> None:
         self._observed = report.observed
-        was_converged, self._is_converged = self._is_converged, report.is_converged
+        was_converged, self._is_converged = self._is_converged, self._is_converged and report.is_converged
+        await self._keep_report(revision, report, was_converged=was_converged)
+        # Only now: whoever sees that all is done finds in the journal how.
+        self._is_converged = report.is_converged
+
+    async def _keep_report(self, revision: Revision, report: ApplyReport, *, was_converged: bool) -> None:
         await self._note_steps(report)
         if report.refused:
             await self._revisions.refuse(revision, report.refused, report.how)

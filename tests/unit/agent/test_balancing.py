@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.integration.test_services import certificate
 
 from rumor.agent.balancing import Balancing, BalancingSettings
 from rumor.agent.drain import Holding, Question
@@ -23,7 +24,7 @@ from rumor.model import Cause, Member, MemberStatus, Seconds, StoredRevision, Ta
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.pool.table import PoolSettings
 from rumor.render.publish import read_template, write_atomically
-from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, Raw, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, ClientTls, Raw, RenderSettings, Route
 from rumor.render.template import render
 from rumor.sources.base import Refusal, Snapshot
 
@@ -468,6 +469,34 @@ async def test_a_restarted_agent_knows_that_what_runs_is_applied(tmp_path: Path)
         await world.settled()
         newest = (await world.revisions())[0]
         assert (newest.outcome.value, newest.how) == ("applied", "none")
+
+
+async def test_a_certificate_that_haproxy_will_not_take_is_told_once_and_holds_no_drain_up(tmp_path: Path) -> None:
+    answers: list[Holding] = []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.test.pem").write_text(certificate("a.test"))
+    loaded = f"SHA1 FingerPrint: {'0' * 40}"
+    async with running(tmp_path) as world:
+        tls = ClientTls((Endpoint("127.0.0.1", 8443),), tmp_path / "copies", (), redirects=False)
+        settings = BalancingSettings(replace(world.rules, tls=tls), {WEB: PoolSettings()}, tmp_path / "mine")
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        await world.balancing.reconfigure(settings, Cause("sighup", "asked"))
+        says = {"show ssl cert": loaded, "set ssl cert": "unable to load it"}
+        world.haproxy.refuses = lambda command: next(
+            (words for begin, words in says.items() if command.startswith(begin)), ""
+        )
+        await world.until(lambda: any("unable to load it" in one for one in world.balancing.problems), "it is told")
+        world.balancing.hear_drain(Question(MemberName("two"), (WEB,)), answers.extend)
+        world.see(member("one", 1), member("two", 2, says="draining"))
+        await world.until(lambda: answers == [Holding(WEB, is_closed=True, sessions=0)], "drains are answered")
+        cycles = world.balancing.counters.cycles
+        await world.until(lambda: world.balancing.counters.cycles > cycles + 2, "it goes on")
+        assert (await world.kinds()).count("certificate_refused") == 1
+        says["set ssl cert"] = "Transaction created for certificate a.test.pem!"
+        says["commit ssl cert"] = "Success!"
+        await world.until(lambda: world.balancing.problems == (), "it is taken")
+        assert "certificate_loaded" in await world.kinds()
 
 
 async def test_what_the_network_offers_wrongly_is_journalled_once(tmp_path: Path) -> None:
