@@ -122,6 +122,24 @@ def test_without_its_command_sockets_haproxy_is_still_steered(
     assert haproxy(directory)[0] == master, "it was not restarted"
 
 
+@pytest.mark.timeout(120)
+def test_an_agent_that_starts_anew_finds_a_haproxy_without_its_sockets(
+    directory: Path,
+    start: Callable[..., Up],  # noqa: F811
+) -> None:
+    url = start(directory).wait_ready()
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    master, _ = haproxy(directory)
+    run, agent = place(directory).run_directory, int(asked(directory, "/v1/status")["pid"])
+    (run / "haproxy.sock").unlink()
+    (run / "master.sock").unlink()
+    os.kill(agent, signal.SIGKILL)
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    assert haproxy(directory)[0] == master, "it was not restarted"
+    rumor(directory, "drain", "web-1")
+    wait_for(lambda: {tag(url) for _ in range(6)} == {"web-2"}, lambda: rumor(directory, "table"))
+
+
 def state(directory: Path, name: str) -> str:
     """Return what the balancer wants of a server."""
     servers = asked(directory, "/v1/table")["services"][0]["servers"]

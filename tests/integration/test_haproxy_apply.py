@@ -20,6 +20,7 @@ from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Observed
 from rumor.haproxy.lines import commands
 from rumor.haproxy.log_socket import listen_to_log
 from rumor.haproxy.plan import ReadyServer
+from rumor.haproxy.process import find_master
 from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, CheckResult, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
@@ -990,6 +991,63 @@ async def test_a_refused_request_is_heard_at_once(stage: Stage) -> None:
 
 async def _heard(results: list[CheckResult], words: str) -> bool:
     return any(words in result.reason for result in results)
+
+
+async def test_a_socket_file_that_nobody_listens_on_is_gone_round(stage: Stage) -> None:
+    async with serving(2) as (one, two):
+        first = stage.revision(server(1, one))
+        await stage.start(first)
+        stage.applier = Applier(
+            stage.applier.settings, text_of=no_text, write=publish.write_atomically, probe=probe_health
+        )
+        await stage.reach(first)
+        before = pids(await stage.look())
+        leave_stale(stage.directory / "haproxy.sock")
+        wanted = stage.revision(server(1, one), server(2, two))
+        assert {report.how for report in await stage.reach(wanted)} <= {"runtime", "none"}
+        assert pids(await stage.look()) == before
+
+
+def leave_stale(path: Path) -> None:
+    """Put a socket in a path's place that nobody listens on."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(f"{path}.stale")
+    Path(f"{path}.stale").replace(path)
+
+
+@pytest.mark.parametrize("how", ["removed", "stale"])
+async def test_a_haproxy_that_was_never_met_is_found_without_its_sockets(stage: Stage, how: str) -> None:
+    """As by an agent that starts anew after somebody took the sockets away."""
+    async with serving() as (one,):
+        wanted = stage.revision(server(1, one))
+        await stage.start(wanted)
+        await stage.reach(wanted)
+        master, _ = pids(await stage.look())
+        assert find_master(stage.config) == master
+        assert find_master(stage.directory / "other.cfg") == 0
+        for path in (stage.directory / "haproxy.sock", stage.directory / "master.sock"):
+            if how == "removed":
+                path.unlink()
+            else:
+                leave_stale(path)
+        now = 0.0
+        settings = stage.applier.settings
+        stage.applier = Applier(
+            settings, text_of=no_text, write=publish.write_atomically, probe=probe_health, clock=lambda: now
+        )
+        assert stage.applier.silence == "HAProxy does not answer"
+        assert await stage.applier.observe() is None
+        assert stage.applier.silence == f"HAProxy runs as pid {master}, but its sockets are gone from {stage.directory}"
+        await asyncio.sleep(0.3)
+        assert await stage.applier.observe() is None, "one that has just started is given time"
+        now = 6.0
+
+        async def answers() -> bool:
+            return await stage.applier.observe() is not None
+
+        await until(answers, "its sockets are back")
+        assert pids(await stage.look())[0] == master
+        assert (await ask(stage.port))[0] == 200
 
 
 async def test_a_command_that_would_start_another_never_leaves(stage: Stage) -> None:

@@ -208,7 +208,7 @@ class Balancing:
     @property
     def problems(self) -> tuple[str, ...]:
         """What an operator should look at, in sentences; empty if all is well."""
-        found = [] if self._observed is not None else ["HAProxy does not answer"]
+        found = [] if self._observed is not None else [self._applier.silence]
         found += [self._unwritten] if self._unwritten else []
         found += (
             [f"the configuration of before goes on, with today's servers: {self._refused}"] if self._refused else []

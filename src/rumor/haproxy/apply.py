@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_rev
 from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
 from rumor.haproxy.parts import without_lines
 from rumor.haproxy.plan import EnableFrontend, Memory, MoveServer, Plan, ProbeServer, ReadyServer, Step, plan
+from rumor.haproxy.process import find_master, is_haproxy, listens, open_anew
 from rumor.haproxy.refusals import Refusals
 from rumor.haproxy.replies import (
     Processes,
@@ -48,6 +48,9 @@ _OLD_WORKERS_ASKED = 8
 _OLD_WORKER_DEADLINE = Seconds(0.5)
 _TEXTS_KEPT = 8
 _KNOCK_PAUSE = Seconds(30.0)
+_PATIENCE = Seconds(0.5)
+_STRANGER_PATIENCE = Seconds(5.0)
+"""A master that has never answered us gets so long to open its sockets by itself."""
 
 
 class Commands(Protocol):
@@ -154,6 +157,8 @@ class Applier:
         self._worker: Commands = WorkerSocket(worker, master) if connect is None else connect(worker)
         self._master: Commands = CommandSocket(master) if connect is None else connect(master)
         self._master_pid = 0
+        self._sockets_gone: tuple[int, Instant] | None = None
+        """The master that runs and does not listen, and since when."""
         self._last_knock = Instant(clock() - _KNOCK_PAUSE)
         self._unwritten = ""
         self._memory = Memory()
@@ -169,6 +174,15 @@ class Applier:
     def worker(self) -> Commands:
         """The running HAProxy's own socket, for what no revision holds."""
         return self._worker
+
+    @property
+    def silence(self) -> str:
+        """Why HAProxy does not answer, in a sentence; only where it does not."""
+        if self._sockets_gone is None:
+            return "HAProxy does not answer"
+        return (
+            f"HAProxy runs as pid {self._sockets_gone[0]}, but its sockets are gone from {self.settings.run_directory}"
+        )
 
     def lock(self) -> None:
         """Make sure that nobody else steers this HAProxy.
@@ -208,7 +222,7 @@ class Applier:
             log.debug("haproxy_unreachable", reason=str(error))
             await asyncio.to_thread(self._knock)
             return None
-        self._master_pid = processes.master_pid
+        self._master_pid, self._sockets_gone = processes.master_pid, None
         servers = parse_servers(picture.state, picture.stat, old_stats)
         frontends = parse_frontends(picture.stat)
         return Observed(processes, processes.version, parse_variable(picture.variable), servers, frontends)
@@ -336,16 +350,21 @@ class Applier:
         return previous
 
     def _knock(self) -> None:
-        """Let a master that runs and cannot be reached open its socket anew: a reload does that, and costs nothing."""
-        if not self._master_pid or self._clock() - self._last_knock < _KNOCK_PAUSE:
+        """Let a master that runs and cannot be reached open its sockets anew."""
+        config, now = self.settings.config, self._clock()
+        known = self._master_pid if is_haproxy(self._master_pid, config) else 0
+        pid = known or find_master(config)
+        if not pid or listens(self.settings.run_directory / "master.sock"):
+            self._sockets_gone = None
             return
-        self._last_knock = Instant(self._clock())
-        master = self.settings.run_directory / "master.sock"
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{self._master_pid}/cmdline").read_bytes().split(b"\0")
-            if not master.exists() and os.fsencode(self.settings.config) in words:
-                log.warning("socket_gone", path=master, pid=self._master_pid)
-                os.kill(self._master_pid, signal.SIGUSR2)
+        if self._sockets_gone is None or self._sockets_gone[0] != pid:
+            self._sockets_gone = pid, Instant(now)
+        # One that has just been started has no socket yet, and a signal would end it; one that reloads refuses shortly.
+        patience = _PATIENCE if known else _STRANGER_PATIENCE
+        if now - self._sockets_gone[1] >= patience and now - self._last_knock >= _KNOCK_PAUSE:
+            self._last_knock = Instant(now)
+            log.warning("sockets_gone", directory=self.settings.run_directory, pid=pid)
+            open_anew(pid)
 
     def _replace_file(self, text: str) -> str | None:
         """Write the file if it differs; return what it held before."""
