@@ -23,7 +23,7 @@ from rumor.haproxy.plan import ReadyServer
 from rumor.haproxy.process import find_master
 from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, CheckResult, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
-from rumor.names import Endpoint, HostPort, MemberName, ServiceName
+from rumor.names import Endpoint, HostPort, MemberName, ServiceName, parse_ip
 from rumor.render import publish
 from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, Raw, RenderSettings, Route
 from rumor.render.template import render
@@ -726,6 +726,29 @@ async def test_a_reload_keeps_who_is_down_down_and_who_drains_drained(
         assert seen["web-3"].status.startswith("DOWN")
         assert seen["web-2"].rotation is Rotation.DRAIN
         assert seen["web-1"].rotation is Rotation.READY
+
+
+@pytest.mark.skipif(not has_ipv6, reason="this machine has no IPv6")
+async def test_a_reload_keeps_what_is_known_of_a_server_whose_address_haproxy_writes_otherwise(
+    stage: Stage, free_port: Callable[[], int]
+) -> None:
+    async with serving() as (one,):
+        slow = CheckRule("/health", Seconds(3.0), Seconds(0.3), 1, 1)
+        mapped = parse_ip("::ffff:127.0.0.1")
+        absent = Server(MemberName("web-2"), HostPort.of(mapped, free_port()), 100, Rotation.READY)
+        first = stage.revision(server(1, one), absent, check=slow)
+        await stage.start(first)
+        await stage.reach(first)
+
+        async def is_down() -> bool:
+            seen = await stage.server("web-2")
+            return seen is not None and seen.is_up is False
+
+        await until(is_down, "it is down")
+        assert (await stage.applier.apply(stage.revision(server(1, one), absent, check=slow, balance="first"))).how == (
+            "reload"
+        )
+        assert await is_down()
 
 
 async def test_a_reload_brings_new_servers_in_drained(stage: Stage, free_port: Callable[[], int]) -> None:

@@ -187,7 +187,7 @@ def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
     for line, row in zip(lines[2:], _state_rows(state), strict=True):
         key = row["be_name"], row["srv_name"]
         address = wanted.get(key)
-        if address is not None and (row["srv_addr"], row["srv_port"]) == (address.host, str(address.port)):
+        if address is not None and _is_at(row, address):
             is_in = not _number(row["srv_admin_state"]) & (_ADMIN_MAINT | _ADMIN_DRAIN)
             kept.append((key[0], is_in, line))
             known.add(key)
@@ -218,6 +218,14 @@ _DRAINED_ROW = {
 def _address(host: str, port: str) -> HostPort:
     # Thousands of servers are read again each second, at the addresses they had.
     return HostPort.of(parse_ip(host), parse_port(port))
+
+
+def _is_at(row: Mapping[str, str], address: HostPort) -> bool:
+    # As values: HAProxy writes `::ffff:10.0.0.1` what others write `::ffff:a00:1`.
+    try:
+        return _address(row["srv_addr"], row["srv_port"]) == address
+    except PeerError:
+        return False
 
 
 def _is_up(rotation: Rotation, check: str, status: str) -> bool | None:

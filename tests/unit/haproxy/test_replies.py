@@ -13,7 +13,7 @@ from rumor.haproxy.replies import (
     split_picture,
 )
 from rumor.model import Rotation, ServerObservation
-from rumor.names import HostPort
+from rumor.names import HostPort, parse_ip
 
 COLUMNS = (
     "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
@@ -189,6 +189,13 @@ def test_states_of_servers_that_stay_where_they_are_go_on() -> None:
     stay = {"one": HostPort("10.0.0.1", 80), "two": HostPort("10.0.0.1", 80)}
     rows = filtered(state_row(admin=8) + state_row("two"), stay)
     assert (rows["one"]["srv_admin_state"], rows["two"]["srv_admin_state"]) == ("8", "0")
+
+
+def test_an_address_is_the_same_however_haproxy_writes_it() -> None:
+    stay = {"one": HostPort.of(parse_ip("::ffff:10.0.0.1"), 80), "two": HostPort.of(parse_ip("::10.0.0.2"), 80)}
+    rows = filtered(state_row(address="::ffff:10.0.0.1", admin=8) + state_row("two", address="::10.0.0.2"), stay)
+    assert (rows["one"]["srv_admin_state"], rows["two"]["srv_admin_state"]) == ("8", "0")
+    assert filtered(state_row(address="-"), stay) == {}
 
 
 @pytest.mark.parametrize("admin", [1, 8])
