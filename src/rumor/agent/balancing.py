@@ -466,7 +466,8 @@ class Balancing:
             # The same routing: newer evidence alone makes no revision, nor does offering a broken template again.
             self._table = table
             return
-        cause = explain(made, at=now) if made else around or self._start
+        again = Cause("retry", "what was refused is tried again", at=now) if is_retry else self._start
+        cause = explain(made, at=now) if made else around or again
         for change in made:
             log.info(
                 "server_changed", service=change.service, server=change.server, to=change.word, cause=change.reason

@@ -159,14 +159,15 @@ class Revisions:
     async def carry_on(self, table: Table, cause: Cause) -> Revision | None:
         """Give the last good configuration today's servers, since a newer one was refused as a whole.
 
-        It needs no check: HAProxy has it loaded, and servers need no reload. None where it cannot serve anybody: it
-        tells how the servers of a service are to be named to HAProxy only where it, or the refused one, has some.
+        It needs no check: HAProxy has it loaded, and servers need no reload. A service gets servers only where it, or
+        the refused one, has some: nobody knows otherwise what words theirs want. None in an agent that has just
+        started, and met a configuration that serves nobody.
         """
-        refused = self._refused
-        known = served(self._good_text) | served(refused.text)
-        todays = Table(tuple(service for service in table.services if service.name in known))
-        if not any(service.servers for service in todays.services):
+        refused, before = self._refused, served(self._good_text)
+        if not self._good_text or (self.newest is None and not before):
             return None
+        known = before | served(refused.text)
+        todays = Table(tuple(service for service in table.services if service.name in known))
         text = f"{cause.text} (all else stays as it was: {refused.said.partition(':')[0]})"
         revision = identified(
             with_servers(self._good_text, todays, like=refused.text), table, replace(cause, text=text)

@@ -374,6 +374,12 @@ async def test_a_refused_reload_holds_up_neither_drain_nor_leave_and_everybody_i
         config = world.haproxy.config.read_text()
         assert "bind :1" not in config
         assert "server four" in config, "a restart would bring back what runs"
+        world.see()
+        await world.until(lambda: not world.haproxy.servers, "the last ones go as well")
+        world.see(member("two", 2), member("four", 4))
+        await world.until(lambda: set(world.serving) == {"two", "four"}, "and come again, with their checks")
+        assert all(server.has_check for server in world.haproxy.servers.values())
+        assert len(tries) == 1
         outcomes = {revision.outcome.value for revision in await world.revisions() if "bind :1" in revision.text}
         assert outcomes == {"refused"}
         # A better line comes at once, and nothing speaks against it any more.
