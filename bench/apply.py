@@ -36,6 +36,7 @@ from rumor.agent.revisions import Revisions
 from rumor.checks.loop import run_check
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.haproxy.binds import new_binds
 from rumor.haproxy.runtime import CommandSocket
 from rumor.journal import Journal
 from rumor.model import Cause, Revision, Rotation, Seconds, Server, Service, Table
@@ -101,7 +102,7 @@ class Bench:
 
         async def check(text: str, running: str) -> str:
             words = await check_and_learn(self.program, text, self.applier)
-            return words or await asyncio.to_thread(publish.test_bind, publish.new_binds(running, text))
+            return words or await asyncio.to_thread(publish.test_bind, new_binds(running, text))
 
         async def probe(service: ServiceName, address: HostPort) -> bool:
             return (await run_check(PROBE, address)).ok

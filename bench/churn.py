@@ -51,6 +51,7 @@ from rumor.demo.load import Load, Result
 from rumor.demo.verdict import parse_log
 from rumor.haproxy import launch
 from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.haproxy.binds import new_binds
 from rumor.haproxy.certificates import Certificates
 from rumor.journal import Journal
 from rumor.model import Cause, Member, MemberStatus, Seconds, Table
@@ -180,7 +181,7 @@ class Rumor:
 
     async def _check(self, text: str, running: str) -> str:
         words = await publish.check_haproxy(self._haproxy.program, text)
-        return words or publish.test_bind(publish.new_binds(running or text, text))
+        return words or publish.test_bind(new_binds(running or text, text))
 
     async def _text_of(self, revision: str) -> str | None:
         stored = None if self._journal is None else await self._journal.revision(revision)

@@ -212,6 +212,8 @@ class ServerObservation:
     sessions_total: int = 0
     connect_errors: int = 0
     response_errors: int = 0
+    limit: int = 0
+    """How many requests at once it is given (`maxconn`); 0 for any number."""
 
 
 @dataclass(frozen=True, slots=True)

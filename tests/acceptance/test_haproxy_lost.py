@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -121,6 +122,24 @@ def test_without_its_command_sockets_haproxy_is_still_steered(
     assert haproxy(directory)[0] == master, "it was not restarted"
 
 
+@pytest.mark.timeout(120)
+def test_an_agent_that_starts_anew_finds_a_haproxy_without_its_sockets(
+    directory: Path,
+    start: Callable[..., Up],  # noqa: F811
+) -> None:
+    url = start(directory).wait_ready()
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    master, _ = haproxy(directory)
+    run, agent = place(directory).run_directory, int(asked(directory, "/v1/status")["pid"])
+    (run / "haproxy.sock").unlink()
+    (run / "master.sock").unlink()
+    os.kill(agent, signal.SIGKILL)
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    assert haproxy(directory)[0] == master, "it was not restarted"
+    rumor(directory, "drain", "web-1")
+    wait_for(lambda: {tag(url) for _ in range(6)} == {"web-2"}, lambda: rumor(directory, "table"))
+
+
 def state(directory: Path, name: str) -> str:
     """Return what the balancer wants of a server."""
     servers = asked(directory, "/v1/table")["services"][0]["servers"]
@@ -187,6 +206,78 @@ def test_on_a_full_disk_servers_come_and_go_and_everybody_is_told(
         # Before the disk goes, since the record of what to end is on it.
         up.end()
         subprocess.run(["umount", "-l", str(small)], check=False)
+
+
+def add_frontend_line(directory: Path, line: str) -> str:
+    """Let rumor.toml have a line of the operator's own; return what the agent says of it."""
+    (directory / "rumor.toml").write_text(f"{FILE}\n[balancer.raw]\nfrontend = {json.dumps(line)}\n")
+    return str(AgentApi(socket_path=place(directory).agent_socket).post("/v1/reload")["text"])
+
+
+@pytest.mark.timeout(120)
+def test_a_reload_that_haproxy_refuses_freezes_nothing_and_is_told_everywhere(
+    directory: Path,
+    start: Callable[..., Up],  # noqa: F811
+) -> None:
+    url = start(directory).wait_ready()
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    # Neither `haproxy -c` nor a test-bind looks at abstract sockets: only HAProxy itself finds out that it is taken.
+    taken = f"rumor-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.bind(f"\0{taken}".ljust(108, "\0"))
+        holder.listen()
+        _refused_but_not_frozen(directory, url, f"bind abns@{taken}")
+    said = add_frontend_line(directory, "option http-ignore-probes")
+    assert said.endswith("is accepted")
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+
+
+def _refused_but_not_frozen(directory: Path, url: str, line: str) -> None:
+    said = add_frontend_line(directory, line)
+    assert "was refused by HAProxy" in said
+    rumor(directory, "drain", "web-1")
+    wait_for(lambda: {tag(url) for _ in range(6)} == {"web-2"}, lambda: rumor(directory, "table"))
+    rumor(directory, "weight", "web-2", "7")
+    rumor(directory, "ready", "web-1")
+    wait_for(lambda: {tag(url) for _ in range(9)} == {"web-1", "web-2"}, lambda: rumor(directory, "table"))
+    wait_for(lambda: asked(directory, "/v1/status")["haproxy"]["converged"], lambda: rumor(directory, "table"))
+    assert any("was refused by HAProxy" in problem for problem in problems(directory))
+    assert "was refused by HAProxy" in doctor(directory)
+    history = asked(directory, "/v1/config/history?limit=100")["revisions"]
+    tries = [entry["how"] for entry in history if entry["outcome"] == "refused"]
+    assert tries == ["reload"], "one, and not one at each change"
+
+    assert "was refused by HAProxy" in asked(directory, "/v1/table")["services"][0]["set_aside"]
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.skipif(os.geteuid() != 0, reason="a file that root cannot write wants a mount")
+def test_where_haproxys_file_cannot_be_written_servers_come_and_go_and_everybody_is_told(
+    directory: Path,
+    start: Callable[..., Up],  # noqa: F811
+) -> None:
+    url = start(directory).wait_ready()
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    config = place(directory).haproxy_config
+    if subprocess.run(["mount", "--bind", str(config), str(config)], check=False).returncode:
+        pytest.skip("mount --bind is not allowed here")
+    try:
+        before = config.read_text()
+        rumor(directory, "drain", "web-1")
+        wait_for(lambda: {tag(url) for _ in range(6)} == {"web-2"}, lambda: rumor(directory, "table"))
+        wait_for(
+            lambda: any("haproxy.cfg cannot be written" in one for one in problems(directory)),
+            lambda: str(problems(directory)),
+        )
+        assert "haproxy.cfg cannot be written" in doctor(directory)
+        assert kinds(directory).count("config_not_written") == 1
+        assert config.read_text() == before
+    finally:
+        subprocess.run(["umount", "-l", str(config)], check=False)
+    wait_for(lambda: is_well(directory, url), lambda: str(problems(directory)))
+    assert "config_written_again" in kinds(directory)
+    assert config.read_text() != before, "a restart would bring the drain, too"
+    assert {tag(url) for _ in range(6)} == {"web-2"}
 
 
 @pytest.mark.timeout(120)

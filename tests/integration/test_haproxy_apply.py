@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -19,11 +20,12 @@ from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Observed
 from rumor.haproxy.lines import commands
 from rumor.haproxy.log_socket import listen_to_log
 from rumor.haproxy.plan import ReadyServer
+from rumor.haproxy.process import find_master
 from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, CheckResult, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
-from rumor.names import Endpoint, HostPort, MemberName, ServiceName
+from rumor.names import Endpoint, HostPort, MemberName, ServiceName, parse_ip
 from rumor.render import publish
-from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, Raw, RenderSettings, Route
 from rumor.render.template import render
 
 WEB = ServiceName("web")
@@ -611,6 +613,9 @@ async def test_a_reload_leaves_no_service_drained_as_a_whole(stage: Stage) -> No
         "set server web/web-1 state maint;del server web/web-1",
         "add server web/guest 127.0.0.1:9",
         "experimental-mode on;set var proc.rumor_revision str(nonsense)",
+        "disable frontend rumor",
+        "shutdown frontend rumor",
+        "set maxconn server web/web-1 1",
     ],
 )
 async def test_what_somebody_else_changes_is_changed_back(stage: Stage, meddling: str) -> None:
@@ -631,6 +636,9 @@ async def test_what_somebody_else_changes_is_changed_back(stage: Stage, meddling
             return all(it.is_up for it in (await stage.look()).servers)
 
         await until(is_checked, "checks run again")
+        assert {it.limit for it in observed.servers} == {0}
+        assert (await ask(stage.port))[0] == 200
+        assert (await stage.applier.apply(wanted)).done == ()
 
 
 async def test_a_second_applier_is_kept_out(stage: Stage) -> None:
@@ -720,6 +728,29 @@ async def test_a_reload_keeps_who_is_down_down_and_who_drains_drained(
         assert seen["web-1"].rotation is Rotation.READY
 
 
+@pytest.mark.skipif(not has_ipv6, reason="this machine has no IPv6")
+async def test_a_reload_keeps_what_is_known_of_a_server_whose_address_haproxy_writes_otherwise(
+    stage: Stage, free_port: Callable[[], int]
+) -> None:
+    async with serving() as (one,):
+        slow = CheckRule("/health", Seconds(3.0), Seconds(0.3), 1, 1)
+        mapped = parse_ip("::ffff:127.0.0.1")
+        absent = Server(MemberName("web-2"), HostPort.of(mapped, free_port()), 100, Rotation.READY)
+        first = stage.revision(server(1, one), absent, check=slow)
+        await stage.start(first)
+        await stage.reach(first)
+
+        async def is_down() -> bool:
+            seen = await stage.server("web-2")
+            return seen is not None and seen.is_up is False
+
+        await until(is_down, "it is down")
+        assert (await stage.applier.apply(stage.revision(server(1, one), absent, check=slow, balance="first"))).how == (
+            "reload"
+        )
+        assert await is_down()
+
+
 async def test_a_reload_brings_new_servers_in_drained(stage: Stage, free_port: Callable[[], int]) -> None:
     absent = Server(MemberName("web-2"), HostPort("127.0.0.1", free_port()), 100, Rotation.READY)
     async with serving() as (one,):
@@ -783,6 +814,47 @@ async def test_what_the_runtime_api_refuses_comes_by_reload(stage: Stage) -> Non
         words = " ".join(word for report in reports for word in report.done)
         assert "init-addr" in words
         assert {(await ask(stage.port))[1] for _ in range(4)} == {str(one.address.port), str(two.address.port)}
+
+
+async def test_a_weight_that_haproxy_changes_only_by_reload_comes_by_one(stage: Stage) -> None:
+    async with serving(2) as (one, two):
+        await stage.start(stage.revision(server(1, one), server(2, two), balance="static-rr"))
+        await stage.reach(stage.revision(server(1, one), server(2, two), balance="static-rr"))
+        reports = await stage.reach(stage.revision(server(1, one), server(2, two, weight=33), balance="static-rr"))
+        assert [report.how for report in reports].count("reload") == 1
+        refused = [step for report in reports for step in report.refused_steps]
+        assert [(step.subject, step.step) for step in refused] == [("web-2", "weight web/web-2 33")]
+        assert "static LB algorithm" in refused[0].words
+        seen = await stage.server("web-2")
+        assert seen is not None
+        assert seen.weight == 33
+
+
+async def test_servers_change_although_a_reload_was_refused(stage: Stage) -> None:
+    # Neither `haproxy -c` nor a test-bind looks at abstract sockets: only HAProxy itself finds out that it is taken.
+    name = stage.directory.name
+    with socket.socket(socket.AF_UNIX) as holder:
+        holder.bind(f"\0{name}".ljust(108, "\0"))
+        holder.listen()
+        await _change_servers_after_a_refusal(stage, f"bind abns@{name}")
+
+
+async def _change_servers_after_a_refusal(stage: Stage, line: str) -> None:
+    async with serving(2) as (one, two):
+        good = stage.revision(server(1, one), server(2, two))
+        await stage.start(good)
+        await stage.reach(good)
+        rules = replace(stage.rules, raw=Raw(frontend=(line,)))
+        bad = render(Table((Service(WEB, (server(1, one), server(2, two))),)), rules, Cause("test", "a test"))
+        assert "cannot bind UNIX socket (already in use)" in (await stage.reach(bad))[-1].refused
+        assert stage.applier.words_against(bad.text)
+        later = render(Table((Service(WEB, (server(1, one),)),)), rules, Cause("test", "a test"))
+        report = await stage.applier.apply(later)
+        assert (report.how, report.refused) == ("none", ""), "other servers make it no better"
+        drained = stage.revision(server(1, one, Rotation.DRAIN), server(2, two))
+        assert {report.how for report in await stage.reach(drained)} <= {"runtime", "none"}
+        assert {(await ask(stage.port))[1] for _ in range(4)} == {str(two.address.port)}
+        assert stage.config.read_text() == drained.text
 
 
 async def test_servers_of_a_template_that_are_not_ours_are_left_alone(stage: Stage) -> None:
@@ -944,6 +1016,63 @@ async def test_a_refused_request_is_heard_at_once(stage: Stage) -> None:
 
 async def _heard(results: list[CheckResult], words: str) -> bool:
     return any(words in result.reason for result in results)
+
+
+async def test_a_socket_file_that_nobody_listens_on_is_gone_round(stage: Stage) -> None:
+    async with serving(2) as (one, two):
+        first = stage.revision(server(1, one))
+        await stage.start(first)
+        stage.applier = Applier(
+            stage.applier.settings, text_of=no_text, write=publish.write_atomically, probe=probe_health
+        )
+        await stage.reach(first)
+        before = pids(await stage.look())
+        leave_stale(stage.directory / "haproxy.sock")
+        wanted = stage.revision(server(1, one), server(2, two))
+        assert {report.how for report in await stage.reach(wanted)} <= {"runtime", "none"}
+        assert pids(await stage.look()) == before
+
+
+def leave_stale(path: Path) -> None:
+    """Put a socket in a path's place that nobody listens on."""
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(f"{path}.stale")
+    Path(f"{path}.stale").replace(path)
+
+
+@pytest.mark.parametrize("how", ["removed", "stale"])
+async def test_a_haproxy_that_was_never_met_is_found_without_its_sockets(stage: Stage, how: str) -> None:
+    """As by an agent that starts anew after somebody took the sockets away."""
+    async with serving() as (one,):
+        wanted = stage.revision(server(1, one))
+        await stage.start(wanted)
+        await stage.reach(wanted)
+        master, _ = pids(await stage.look())
+        assert find_master(stage.config) == master
+        assert find_master(stage.directory / "other.cfg") == 0
+        for path in (stage.directory / "haproxy.sock", stage.directory / "master.sock"):
+            if how == "removed":
+                path.unlink()
+            else:
+                leave_stale(path)
+        now = 0.0
+        settings = stage.applier.settings
+        stage.applier = Applier(
+            settings, text_of=no_text, write=publish.write_atomically, probe=probe_health, clock=lambda: now
+        )
+        assert stage.applier.silence == "HAProxy does not answer"
+        assert await stage.applier.observe() is None
+        assert stage.applier.silence == f"HAProxy runs as pid {master}, but its sockets are gone from {stage.directory}"
+        await asyncio.sleep(0.3)
+        assert await stage.applier.observe() is None, "one that has just started is given time"
+        now = 6.0
+
+        async def answers() -> bool:
+            return await stage.applier.observe() is not None
+
+        await until(answers, "its sockets are back")
+        assert pids(await stage.look())[0] == master
+        assert (await ask(stage.port))[0] == 200
 
 
 async def test_a_command_that_would_start_another_never_leaves(stage: Stage) -> None:

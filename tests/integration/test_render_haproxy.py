@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rumor.haproxy.binds import new_binds
 from rumor.model import Cause, Rotation, Seconds, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.render import publish
@@ -245,7 +246,7 @@ async def start(run_directory: Path, haproxy_program: Path) -> AsyncIterator[Sta
 
         async def begin(wanted: RenderSettings, servers: Table) -> None:
             text = render(servers, wanted, CAUSE).text
-            assert publish.test_bind(publish.new_binds("", text)) == ""
+            assert publish.test_bind(new_binds("", text)) == ""
             publish.write_atomically(run_directory / "haproxy.cfg", text)
             process = await asyncio.create_subprocess_exec(
                 haproxy_program, "-W", "-S", f"{run_directory}/master.sock,mode,600",
@@ -461,5 +462,5 @@ async def test_a_port_that_is_taken_passes_the_check_and_fails_the_test_bind(
         taken = Endpoint("127.0.0.1", holder.getsockname()[1])
         text = render(Table(), settings(run_directory, bind=taken), CAUSE).text
         assert await publish.check_haproxy(haproxy_program, text) == ""
-        assert publish.test_bind(publish.new_binds("", text)) == f"cannot bind {taken}: Address already in use"
-        assert publish.new_binds(text, text) == ()
+        assert publish.test_bind(new_binds("", text)) == f"cannot bind {taken}: Address already in use"
+        assert new_binds(text, text) == ()

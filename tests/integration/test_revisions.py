@@ -10,6 +10,7 @@ import pytest
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
 from rumor.errors import ConfigError, Refused
+from rumor.haproxy.binds import new_binds
 from rumor.haproxy.config_text import read_config
 from rumor.journal import Journal
 from rumor.model import Cause, Outcome, Revision, Rotation, Seconds, Server, Service, Table
@@ -43,10 +44,11 @@ class Stage:
 
     async def check(self, text: str, running: str) -> str:
         words = await publish.check_haproxy(self.haproxy, text)
-        return words or publish.test_bind(publish.new_binds(running, text))
+        return words or publish.test_bind(new_binds(running, text))
 
     async def offer(self, servers: Table, settings: RenderSettings | None = None) -> Revision:
         revision = await self.revisions.offer(servers, settings or self.settings, CAUSE)
+        self.revisions.accept(revision)
         await self.journal.set_outcome(revision.id, Outcome.APPLIED, "")
         return revision
 
@@ -158,6 +160,45 @@ async def test_an_address_that_is_taken_sets_its_tcp_service_aside(stage: Stage)
     assert list(stage.revisions.set_aside) == [API]
     assert "rumor_tcp_api" not in revision.text
     assert (API, MemberName("n2")) in read_config(revision.text).servers
+
+
+@pytest.mark.parametrize("written", ["ipv4@{}", '"{}"', "{},127.0.0.1:1"])
+async def test_an_address_that_is_taken_is_found_before_a_reload_however_it_is_written(
+    stage: Stage, written: str
+) -> None:
+    await stage.offer(table(1))
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))
+        holder.listen()
+        taken = f"127.0.0.1:{holder.getsockname()[1]}"
+        raw = Raw(frontend=(f"bind {written.format(taken)}",))
+        with pytest.raises(Refused, match=f"cannot bind {taken}: Address already in use"):
+            await stage.offer(table(1), replace(stage.settings, raw=raw))
+        # Of a service's own frontend only the service is set aside.
+        own = stage.change(API, mode="tcp", binds=(Endpoint("127.0.0.1", 18_081),), raw=raw)
+        await stage.offer(table(1, 2), own)
+        assert list(stage.revisions.set_aside) == [API]
+
+
+async def test_an_address_that_was_refused_is_tried_again_as_long_as_nobody_runs_it(stage: Stage) -> None:
+    await stage.offer(table(1))
+    raw = replace(stage.settings, raw=Raw(frontend=("bind 127.0.0.1:18082",)))
+    passed = await stage.revisions.offer(table(1), raw, CAUSE)
+    # HAProxy refused it: the port was taken in the moment between.
+    await stage.revisions.refuse(passed, "[ALERT] cannot bind", "reload")
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", 18_082))
+        holder.listen()
+        with pytest.raises(Refused, match=r"cannot bind 127\.0\.0\.1:18082"):
+            await stage.revisions.offer(table(1, 2), raw, CAUSE)
+        gone_on = await stage.revisions.carry_on(table(1, 2), CAUSE)
+        assert gone_on is not None
+        assert "18082" not in gone_on.text
+        assert [name for service, name in read_config(gone_on.text).servers if service == WEB] == ["n1", "n2"]
+        assert "was refused by HAProxy" in gone_on.cause.text
+    again = await stage.offer(table(1, 2), raw)
+    assert "18082" in again.text
 
 
 async def test_what_belongs_to_all_is_refused_as_a_whole(stage: Stage) -> None:

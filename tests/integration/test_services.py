@@ -671,6 +671,69 @@ async def test_a_replaced_certificate_goes_live_without_a_reload_and_a_broken_on
     assert (await balancer.worker.ask("show info")).splitlines()[6:7] == pid.splitlines()[6:7]  # the same process
 
 
+async def test_a_transaction_that_somebody_left_open_keeps_no_certificate_out(
+    serve: Serve, directory: Path, free_port: Callable[[], int]
+) -> None:
+    secure = free_port()
+    source = directory / "mine"
+    source.mkdir()
+    for name in ("a.test", "b.test"):
+        (source / f"{name}.pem").write_text(certificate(name, serial=1))
+    balancer = await serve(TLS.replace("SECURE", str(secure)))
+    settings = balancing_settings(balancer.config, directory, publish.read_template(None))
+    assert settings.render.tls is not None
+    copies = settings.render.tls.directory
+    left_open = await balancer.worker.ask_with(f"set ssl cert {copies}/a.test.pem", certificate("a.test", serial=5))
+    assert "Transaction created" in left_open
+    (source / "b.test.pem").write_text(certificate("b.test", serial=7))
+    await balancer.certificates.look(source, copies)
+    assert await balancer.certificates.load(balancer.worker, copies, process="1") == ("b.test.pem",)
+    assert balancer.certificates.unloaded == ()
+    assert await shown(secure, "b.test") == ("b.test", 7)
+    assert await shown(secure, "a.test") == ("a.test", 1), "what somebody had begun never served"
+
+
+@dataclass(slots=True)
+class Refusing(CommandSocket):
+    """A worker that will not take one certificate, and is real in all else."""
+
+    path: Path
+    name: str
+    refuses: bool = True
+
+    async def ask_with(self, command: str, payload: str) -> str:
+        if self.refuses and self.name in command:
+            return "unable to load certificate"
+        return await CommandSocket.ask_with(self, command, payload)
+
+
+async def test_a_certificate_that_haproxy_will_not_take_stands_in_no_others_way(
+    serve: Serve, directory: Path, free_port: Callable[[], int]
+) -> None:
+    secure = free_port()
+    source = directory / "mine"
+    source.mkdir()
+    for name in ("a.test", "b.test"):
+        (source / f"{name}.pem").write_text(certificate(name, serial=1))
+    balancer = await serve(TLS.replace("SECURE", str(secure)))
+    settings = balancing_settings(balancer.config, directory, publish.read_template(None))
+    assert settings.render.tls is not None
+    copies = settings.render.tls.directory
+    for name in ("a.test", "b.test"):
+        (source / f"{name}.pem").write_text(certificate(name, serial=7))
+    await balancer.certificates.look(source, copies)
+    worker = Refusing(directory / "haproxy.sock", "a.test.pem")
+    assert await balancer.certificates.load(worker, copies, process="1") == ("b.test.pem",)
+    assert dict(balancer.certificates.unloaded) == {
+        "a.test.pem": "HAProxy would not take it: 'unable to load certificate'"
+    }
+    assert await shown(secure, "b.test") == ("b.test", 7)
+    worker.refuses = False
+    assert await balancer.certificates.load(worker, copies, process="1") == ("a.test.pem",), "it is tried again"
+    assert not balancer.certificates.unloaded
+    assert await shown(secure, "a.test") == ("a.test", 7)
+
+
 async def test_http2_is_spoken_to_those_who_ask_for_it(
     serve: Serve, directory: Path, free_port: Callable[[], int]
 ) -> None:

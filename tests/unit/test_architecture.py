@@ -53,7 +53,7 @@ THINKING = {
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "checks.answer", "supervise.base", "supervise.backoff",
     "supervise.exits",
     "supervise.s6_text", "supervise.systemd_text", "supervise.supervisord_log", "web.views",
-    "haproxy.parts", "pool.split", "pool.damping",
+    "haproxy.parts", "haproxy.binds", "haproxy.refusals", "haproxy.idle", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.endings", "agent.settings",
     "agent.balancer_settings",
     "local.plan", "host.plan", "deploy.engine", "deploy.report", "deploy.docker_like",

@@ -1,6 +1,7 @@
 """Build what only a balancer needs; imported only by one, since HAProxy's parts and Jinja2 weigh on other nodes."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -18,17 +19,17 @@ from rumor.checks.outcome import CheckSettings
 from rumor.config import Config
 from rumor.errors import ConfigError, PeerError
 from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.haproxy.binds import ANY_HOST, new_binds, untested_binds
 from rumor.haproxy.certificates import Certificates
 from rumor.journal import Journal
 from rumor.log import get_logger
+from rumor.model import Record, WallTime
 from rumor.names import HostPort, ServiceName, parse_ip, parse_member_name
 from rumor.places import Places
 from rumor.render.publish import (
-    ANY_HOST,
     allowed_maxconn,
     check_haproxy,
     find_haproxy,
-    new_binds,
     read_template,
     test_bind,
     write_atomically,
@@ -89,9 +90,17 @@ def make_balancing(
     settings = settings_of(config(), place)
     log.info("haproxy", program=program.path, version=program.version, config=place.haproxy_config)
 
+    untested: set[str] = set()
+
     async def check(text: str, running: str) -> str:
-        words = await check_and_learn(program.path, text, applier)
+        words = applier.words_against(text) or await check_and_learn(program.path, text, applier)
         before = running or await text_that_runs() or await asyncio.to_thread(_read_if_there, place.haproxy_config)
+        for bind in untested_binds(before, text):
+            if not words and bind not in untested:
+                untested.add(bind)
+                log.warning("bind_untested", bind=bind)
+                said = f"nobody can try to bind {bind} before HAProxy reloads: should it fail, requests may be lost"
+                await journal.append(Record(WallTime(time.time()), "bind_untested", "", said))
         return words or await asyncio.to_thread(test_bind, new_binds(before, text))
 
     async def text_that_runs() -> str:

@@ -20,7 +20,7 @@ from rumor.agent.pin import Pinned
 from rumor.agent.revisions import Revisions, Surroundings
 from rumor.agent.sensing import Sensing
 from rumor.errors import Refused, RumorError, Unreachable
-from rumor.haproxy.apply import Applier, ApplyReport, Observed
+from rumor.haproxy.apply import Applier, ApplyReport, Observed, RefusedStep
 from rumor.haproxy.certificates import Certificates
 from rumor.journal import Journal
 from rumor.log import get_logger
@@ -55,8 +55,15 @@ _ASKED_LIMIT = 256
 _FIRST_PICTURE_WAIT = 2.0
 _SHORTEST_PAUSE = 0.02
 _REPORTED_LIMIT = 1024
-_RETRY_PAUSE = 30.0
-"""A service that is served by an older part of the configuration gets another try so often: a file may be back."""
+_FIRST_RETRY_PAUSE = 2.0
+_LONGEST_RETRY_PAUSE = 30.0
+"""A configuration, or a part of it, that was refused gets another try so often: a file may be back, a port free."""
+_SETTLING_PATIENCE = 3.0
+"""Whoever reads rumor.toml again is told whether HAProxy has taken it, if that shows by then."""
+
+
+Reasons = tuple[tuple[str, str], ...]
+"""Names of certificates, each with what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +150,20 @@ class Balancing:
         self._debounce = Debounce()
         self._sensing = Sensing()
         self._sensing.on_heard = self.wake
-        self._retry_at = 0.0
-        self._refused_certificates: tuple[tuple[str, str], ...] = ()
+        self._retry_at, self._retry_pause = 0.0, _FIRST_RETRY_PAUSE
+        self._settling: list[asyncio.Future[str]] = []
+        """Who waits to hear whether HAProxy takes the newest revision."""
+        self._refused_certificates: Reasons = ()
+        self._unloaded_certificates: Reasons = ()
         self._applied: Revision | None = None
         """The last revision whose outcome is journalled."""
         self._observed: Observed | None = None
         self._processes: tuple[int, int | None] | None = None
         """Master and worker after our last deed."""
         self._is_converged = False
-        self._has_failed = False
+        self._refused = ""
+        """Why the present configuration as a whole is not what serves; empty if it is."""
+        self._unable: tuple[RefusedStep, ...] = ()
         self._unwritten = ""
         self._started = Instant(time.monotonic())
         self._start = Cause("start", "the agent started", at=WallTime(time.time()))
@@ -188,7 +200,8 @@ class Balancing:
     @property
     def set_aside(self) -> Mapping[ServiceName, str]:
         """Services that are served by an older part of the configuration, and what speaks against the new one."""
-        return self._revisions.set_aside
+        everybody = (service.name for service in self._table.services) if self._refused else ()
+        return dict.fromkeys(everybody, self._refused) | dict(self._revisions.set_aside)
 
     @property
     def observed(self) -> Observed | None:
@@ -198,13 +211,18 @@ class Balancing:
     @property
     def problems(self) -> tuple[str, ...]:
         """What an operator should look at, in sentences; empty if all is well."""
-        found = [] if self._observed is not None else ["HAProxy does not answer"]
+        found = [] if self._observed is not None else [self._applier.silence]
         found += [self._unwritten] if self._unwritten else []
+        found += (
+            [f"the configuration of before goes on, with today's servers: {self._refused}"] if self._refused else []
+        )
         found += [f"service {service} is not served as rumor.toml says: {words}" for service, words in self._bad()]
-        return (*found, *(f"certificate {name} is not used: {reason}" for name, reason in self._refused_certificates))
+        found += [f"HAProxy would not {one.step}, nor did a reload bring it: {one.words}" for one in self._unable]
+        certificates = (*self._refused_certificates, *self._unloaded_certificates)
+        return (*found, *(f"certificate {name} is not used: {reason}" for name, reason in certificates))
 
     def _bad(self) -> list[tuple[ServiceName, str]]:
-        return sorted(self.set_aside.items())
+        return sorted(self._revisions.set_aside.items())
 
     @property
     def is_converged(self) -> bool:
@@ -236,12 +254,30 @@ class Balancing:
             revision = await self._revisions.offer(self._table, settings.render, cause)
             self._settings = settings
             self._applier.settings = replace(self._applier.settings, drains=settings.drains)
+            self._refused = ""
+            settled = asyncio.get_running_loop().create_future()
+            self._settling.append(settled)
         self._changed.set()
-        said = [f"revision {revision.id[:12]} is accepted"]
-        said += [f"{service} stays as it was: {words}" for service, words in sorted(self.set_aside.items())]
+        refused = await self._settle(settled)
+        said = [refused or f"revision {revision.id[:12]} is accepted"]
+        said += [f"{service} stays as it was: {words}" for service, words in self._bad()]
         if self.pinned is not None:
             said.append(f"the configuration stays pinned to {self.pinned.revision[:12]} until `rumor config release`")
         return "; ".join(said)
+
+    async def _settle(self, settled: asyncio.Future[str]) -> str:
+        """Wait a moment for HAProxy's word on the newest revision; empty if it says nothing against it."""
+        try:
+            async with asyncio.timeout(_SETTLING_PATIENCE):
+                return await settled
+        except TimeoutError:
+            return ""
+
+    def _tell_settled(self, words: str) -> None:
+        for settled in self._settling:
+            if not settled.done():
+                settled.set_result(words)
+        self._settling.clear()
 
     async def roll_back(self, prefix: str, by: str) -> str:
         """Go back to an older configuration, with today's servers, until it is released; return its id.
@@ -256,6 +292,7 @@ class Balancing:
             await self._revisions.offer(
                 self._table, self._settings.render, Cause("rollback", text, at=WallTime(time.time()))
             )
+            self._refused = ""
         self._changed.set()
         return pinned.revision
 
@@ -271,6 +308,7 @@ class Balancing:
             await self._revisions.offer(
                 self._table, self._settings.render, Cause("release", text, at=WallTime(time.time()))
             )
+            self._refused = ""
         self._changed.set()
         return pinned.revision
 
@@ -370,14 +408,17 @@ class Balancing:
         revision = self._revisions.newest
         if revision is None:
             return _RECONCILE_INTERVAL
+        # What was true of the last revision is not yet of this one.
+        self._is_converged = self._is_converged and revision is self._applied
         # Thousands of servers are not read twice within a moment.
         is_fresh = time.monotonic() - looked_at < _FRESH
         report = await self._applier.apply(revision, seen=self._observed if is_fresh else None)
         if report.observed is not None:
             self._processes = report.observed.processes.master_pid, report.observed.processes.worker_pid
         await self._note_report(revision, report)
+        pause = min(self._answer_drains(snapshot, report), _RECONCILE_INTERVAL)
         await self._load_certificates(report)
-        return min(self._answer_drains(snapshot, report), _RECONCILE_INTERVAL)
+        return pause
 
     async def _note_processes(self, observed: Observed | None) -> None:
         """Journal that somebody else has started HAProxy anew or reloaded it; what came of that is repaired as ever."""
@@ -408,11 +449,7 @@ class Balancing:
         if tls is not None and self._settings.certificates is not None:
             found = await self._certificates.look(self._settings.certificates, tls.directory)
             names = found.names
-            for name, reason in found.refused:
-                if (name, reason) not in self._refused_certificates:
-                    log.error("certificate_refused", name=name, reason=reason)
-                    await self._journal.append(Record(now, "certificate_refused", name, reason))
-            self._refused_certificates = found.refused
+            self._refused_certificates = await self._note_certificates(self._refused_certificates, found.refused)
         peers = (
             old.peers
             if snapshot.is_blind and old.peers
@@ -429,30 +466,38 @@ class Balancing:
         """Make a revision of a changed table, and journal what changed and why."""
         now = WallTime(time.time())
         made = changes(self._table, table, members)
-        is_tried = self._revisions.newest is not None or self._has_failed
-        is_retry = bool(self._revisions.set_aside) and time.monotonic() >= self._retry_at
+        is_tried = self._revisions.newest is not None or bool(self._refused)
+        is_retry = bool(self._revisions.set_aside or self._refused) and time.monotonic() >= self._retry_at
         if not made and around is None and is_tried and not is_retry:
             # The same routing: newer evidence alone makes no revision, nor does offering a broken template again.
             self._table = table
             return
-        cause = explain(made, at=now) if made else around or self._start
+        again = Cause("retry", "what was refused is tried again", at=now) if is_retry else self._start
+        cause = explain(made, at=now) if made else around or again
         for change in made:
             log.info(
                 "server_changed", service=change.service, server=change.server, to=change.word, cause=change.reason
             )
         await self._journal.append_all([_record(change, now) for change in made])
         self._table = table
-        self._retry_at = time.monotonic() + _RETRY_PAUSE
+        # What has changed may be the cure; if not, it is tried ever more seldom.
+        self._retry_pause = min(2 * self._retry_pause, _LONGEST_RETRY_PAUSE) if is_retry else _FIRST_RETRY_PAUSE
+        self._retry_at = time.monotonic() + self._retry_pause
         try:
             await self._revisions.offer(table, self._settings.render, cause)
-            self._has_failed = False
+            self._refused = ""
         except Refused:
-            # It is journalled; the last good revision stays, and the next change is offered anew.
-            self._has_failed = True
-            if self._revisions.newest is None:
-                older = await self._revisions.fall_back(table, self._settings.render, cause)
-                if older is not None:
-                    self._settings, self._has_failed = replace(self._settings, render=older), False
+            await self._go_on_without(table, cause)
+
+    async def _go_on_without(self, table: Table, cause: Cause) -> None:
+        """Serve today's servers by what served before: the present configuration was refused as a whole."""
+        self._refused = self._revisions.refused.said
+        if self._revisions.newest is None:
+            older = await self._revisions.fall_back(table, self._settings.render, cause)
+            if older is not None:
+                self._settings, self._refused = replace(self._settings, render=older), ""
+                return
+        await self._revisions.carry_on(table, cause)
 
     async def _load_certificates(self, report: ApplyReport) -> None:
         """Let the running HAProxy have certificates whose contents changed; no reload is needed for that."""
@@ -460,19 +505,42 @@ class Balancing:
         if tls is None or report.observed is None or report.refused:
             return
         process = str(report.observed.processes.worker_pid)
-        for name in await self._certificates.load(self._applier.worker, tls.directory, process=process):
+        taken = await self._certificates.load(self._applier.worker, tls.directory, process=process)
+        unloaded = self._certificates.unloaded
+        self._unloaded_certificates = await self._note_certificates(self._unloaded_certificates, unloaded)
+        for name in taken:
             log.info("certificate_loaded", name=name)
             text = f"{name} was replaced on disk, and serves without a reload"
             await self._journal.append(Record(WallTime(time.time()), "certificate_loaded", name, text))
 
+    async def _note_certificates(self, known: Reasons, now: Reasons) -> Reasons:
+        """Journal what is newly wrong with certificates; return it all."""
+        for name, reason in now:
+            if (name, reason) not in known:
+                log.error("certificate_refused", name=name, reason=reason)
+                await self._journal.append(Record(WallTime(time.time()), "certificate_refused", name, reason))
+        return now
+
     async def _note_report(self, revision: Revision, report: ApplyReport) -> None:
         self._observed = report.observed
-        was_converged, self._is_converged = self._is_converged, report.is_converged
+        was_converged, self._is_converged = self._is_converged, self._is_converged and report.is_converged
+        await self._keep_report(revision, report, was_converged=was_converged)
+        # Only now: whoever sees that all is done finds in the journal how.
+        self._is_converged = report.is_converged
+
+    async def _keep_report(self, revision: Revision, report: ApplyReport, *, was_converged: bool) -> None:
+        await self._note_steps(report)
         if report.refused:
-            self._revisions.refusals += 1
-            log.error("apply_refused", id=revision.id[:12], words=report.refused)
-            await self._journal.set_outcome(revision.id, Outcome.REFUSED, report.refused, report.how)
+            await self._revisions.refuse(revision, report.refused, report.how)
+            self._refused = self._revisions.refused.said
+            self._tell_settled(self._refused)
+            # It is offered again at once, that what served before goes on with today's servers.
+            self._retry_at = 0.0
+            self._changed.set()
             return
+        if report.observed is not None and report.observed.revision == revision.id:
+            self._revisions.accept(revision)
+            self._tell_settled("")
         if report.unwritten != self._unwritten:
             self._unwritten = report.unwritten
             kind = "config_not_written" if report.unwritten else "config_written_again"
@@ -480,6 +548,10 @@ class Balancing:
             text = report.unwritten or "HAProxy's file can be written again"
             await self._journal.append(Record(WallTime(time.time()), kind, "", text))
         if not report.done:
+            if report.is_converged and revision is not self._applied:
+                # All was as it is wanted already: after a restart of the agent, say.
+                await self._journal.set_outcome(revision.id, Outcome.APPLIED, "", report.how)
+                self._applied = revision
             return
         self.counters.applies[report.how] = self.counters.applies.get(report.how, 0) + 1
         done, cause = apply_words.in_words(report.done), revision.cause.text
@@ -501,6 +573,19 @@ class Balancing:
         if revision is not self._applied:
             await self._journal.set_outcome(revision.id, Outcome.APPLIED, done, report.how)
             self._applied = revision
+
+    async def _note_steps(self, report: ApplyReport) -> None:
+        """Journal what HAProxy would not do at run time."""
+        now = WallTime(time.time())
+        for one in report.refused_steps:
+            text = f"HAProxy would not {one.step}; a reload is to bring it"
+            await self._journal.append(Record(now, "step_refused", one.subject, text, one.words))
+        for one in report.unable:
+            if one not in self._unable:
+                log.error("step_given_up", step=one.step, words=one.words)
+                text = f"HAProxy would not {one.step}, nor did a reload bring it"
+                await self._journal.append(Record(now, "step_given_up", one.subject, text, one.words))
+        self._unable = report.unable
 
     def _answer_drains(self, snapshot: Snapshot, report: ApplyReport) -> float:
         """Answer draining members that hold nothing any more, or have waited long enough; return when to look again."""

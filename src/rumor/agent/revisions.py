@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from rumor.agent.pin import Pin, Pinned
 from rumor.errors import Refused
 from rumor.haproxy.config_text import read_config
-from rumor.haproxy.parts import blamed, differs_in_servers_only, with_old_parts, with_servers
+from rumor.haproxy.parts import blamed, differs_in_servers_only, served, with_old_parts, with_servers, without_lines
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import Cause, Outcome, Record, Revision, StoredRevision, Table, WallTime
@@ -38,6 +38,29 @@ class Surroundings:
         tls = None if settings.tls is None else replace(settings.tls, certificates=self.certificates)
         peers = Peers(self.node, self.peers) if self.peers else None
         return replace(settings, tls=tls, peers=peers)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A configuration that was refused as a whole, or in part, and the words against it."""
+
+    id: str
+    words: str
+    text: str
+
+    @property
+    def said(self) -> str:
+        """The refusal in a sentence."""
+        if not self.id.strip("0"):
+            return f"the template was refused: {self.words}"
+        return f"revision {self.id[:12]} was refused by HAProxy: {self.words}"
+
+    def is_no_news(self, other: "Refusal") -> bool:
+        """Say whether the same was refused for the same reason; other servers are no other configuration."""
+        return without_lines(self.words) == without_lines(other.words) and _base(self.text) == _base(other.text)
+
+
+_NO_REFUSAL = Refusal("", "", "")
 
 
 class Revisions:
@@ -68,6 +91,8 @@ class Revisions:
         self._check = check
         self._pin = pin
         self._good_text = good_text
+        self._runs = False
+        """Whether HAProxy has been seen to run the good text in this life."""
         self._good_template = good_template
         self._keep_template = keep_template
         self.surroundings = Surroundings()
@@ -75,6 +100,17 @@ class Revisions:
         self.set_aside: Mapping[ServiceName, str] = {}
         """Services that are served by the last good part of the configuration, and what speaks against the new."""
         self.refusals = 0
+        self._refused = _NO_REFUSAL
+
+    @property
+    def _running(self) -> str:
+        """The text that runs, as far as we have seen it; empty where the check is to find out by itself."""
+        return self._good_text if self._runs else ""
+
+    @property
+    def refused(self) -> Refusal:
+        """The last configuration that was refused, and why."""
+        return self._refused
 
     @property
     def pinned(self) -> Pinned | None:
@@ -87,26 +123,60 @@ class Revisions:
             Refused: the template or HAProxy speaks against it; the newest stays what it was.
         """
         revision = await self._render(table, settings, cause)
-        if self.newest is not None and revision.id == self.newest.id and not self.set_aside:
+        is_known = self.newest is not None and revision.id == self.newest.id
+        if self.newest is not None and is_known and not self.set_aside and self._refused.id != revision.id:
             return self.newest
-        running = self.newest.text if self.newest is not None else ""
-        words = await self._check(revision.text, running)
+        words = await self._check(revision.text, self._running)
         aside: dict[ServiceName, str] = {}
         if words and differs_in_servers_only(self._good_text, revision.text):
             # What runs has been loaded: a file that has gone since is no reason to keep a dead server. But HAProxy
             # would not start again, and that must be said.
             aside = blamed(words, revision.text) or dict.fromkeys(self._services(revision), words[:_WORDS_LIMIT])
         elif words:
-            revision, aside = await self._set_aside(revision, words, running)
+            revision, aside = await self._set_aside(revision, words)
         await self._note_set_aside(aside)
+        if not aside:
+            self._refused = _NO_REFUSAL
         if self.newest is not None and revision.id == self.newest.id:
             return self.newest
         log.info("revision", id=revision.id[:12], cause=cause.text)
         await self._keep(settings.template_text)
         self.newest = revision
-        self._good_text = revision.text
         await self._journal.add_revision(revision, Outcome.PENDING)
         return revision
+
+    def accept(self, revision: Revision) -> None:
+        """HAProxy runs this revision: it is what a bad part gives way to from now on."""
+        self._good_text, self._runs = revision.text, True
+
+    async def refuse(self, revision: Revision, words: str, how: str) -> None:
+        """HAProxy would not load what had passed its check; the next offer will meet its words."""
+        self._refused = Refusal(revision.id, words, revision.text)
+        self.refusals += 1
+        log.error("apply_refused", id=revision.id[:12], words=words)
+        await self._journal.set_outcome(revision.id, Outcome.REFUSED, words, how)
+
+    async def carry_on(self, table: Table, cause: Cause) -> Revision | None:
+        """Give the last good configuration today's servers, since a newer one was refused as a whole.
+
+        It needs no check: HAProxy has it loaded, and servers need no reload. A service gets servers only where it, or
+        the refused one, has some: nobody knows otherwise what words theirs want. None in an agent that has just
+        started, and met a configuration that serves nobody.
+        """
+        refused, before = self._refused, served(self._good_text)
+        if not self._good_text or (self.newest is None and not before):
+            return None
+        known = before | served(refused.text)
+        todays = Table(tuple(service for service in table.services if service.name in known))
+        text = f"{cause.text} (all else stays as it was: {refused.said.partition(':')[0]})"
+        revision = identified(
+            with_servers(self._good_text, todays, like=refused.text), table, replace(cause, text=text)
+        )
+        if self.newest is None or revision.id != self.newest.id:
+            log.info("revision", id=revision.id[:12], cause=revision.cause.text)
+            self.newest = revision
+            await self._journal.add_revision(revision, Outcome.PENDING)
+        return self.newest
 
     async def fall_back(self, table: Table, settings: RenderSettings, cause: Cause) -> RenderSettings | None:
         """Serve with the template of an earlier life; return the settings that do, None if there is no other way.
@@ -147,7 +217,7 @@ class Revisions:
         if stored.outcome is Outcome.REFUSED:
             raise Refused(f"revision {stored.id[:12]} was refused when it was new: {stored.words[:_WORDS_LIMIT]}")
         text = with_servers(stored.text, table)
-        words = await self._check(text, self.newest.text if self.newest is not None else "")
+        words = await self._check(text, self._running)
         if words:
             raise Refused(f"HAProxy would not load revision {stored.id[:12]} today: {words[:_WORDS_LIMIT]}")
         pinned = Pinned(stored.id, stored.text, by, WallTime(time.time()))
@@ -195,7 +265,7 @@ class Revisions:
             await self._refuse(Revision("0" * 64, settings.template_text, table, cause), str(error))
             raise
 
-    async def _set_aside(self, revision: Revision, words: str, running: str) -> tuple[Revision, dict[ServiceName, str]]:
+    async def _set_aside(self, revision: Revision, words: str) -> tuple[Revision, dict[ServiceName, str]]:
         """Serve bad services by their last good parts; what belongs to all can only be refused.
 
         Raises:
@@ -211,7 +281,7 @@ class Revisions:
             aside = found | aside
             text = with_old_parts(revision.text, self._good_text, aside.keys(), revision.table)
             candidate = identified(text, revision.table, revision.cause)
-            against = await self._check(candidate.text, running)
+            against = await self._check(candidate.text, self._running)
         if self.newest is None or candidate.id != self.newest.id:
             await self._refuse(revision, words)
         return candidate, aside
@@ -239,6 +309,18 @@ class Revisions:
                 await self._keep_template(template)
 
     async def _refuse(self, revision: Revision, words: str) -> None:
+        refused = Refusal(revision.id, words, revision.text)
+        if refused.is_no_news(self._refused):
+            return
+        self._refused = refused
         self.refusals += 1
         log.error("revision_refused", id=revision.id[:12], cause=revision.cause.text, words=words)
         await self._journal.add_revision(revision, Outcome.REFUSED, words)
+
+
+def _base(text: str) -> str:
+    """Return all of a configuration but its servers; a template, or what rumor cannot take apart, as it is."""
+    try:
+        return read_config(text).base
+    except Refused:
+        return text

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,11 +18,15 @@ from typing import Protocol
 from rumor.errors import ConfigError, Refused, Unreachable
 from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_revision, read_config
 from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
-from rumor.haproxy.plan import Memory, Plan, ProbeServer, Step, plan
+from rumor.haproxy.parts import without_lines
+from rumor.haproxy.plan import EnableFrontend, Memory, MoveServer, Plan, ProbeServer, ReadyServer, Step, plan
+from rumor.haproxy.process import find_master, is_haproxy, listens, open_anew
+from rumor.haproxy.refusals import Refusals
 from rumor.haproxy.replies import (
     Processes,
     Readings,
     filter_state,
+    parse_frontends,
     parse_processes,
     parse_reload,
     parse_servers,
@@ -39,8 +42,6 @@ log = get_logger("haproxy")
 
 _ROUNDS = 4
 _RELOAD_PAUSE = Seconds(1.0)
-_REFUSAL_PAUSE = Seconds(30.0)
-"""A revision that HAProxy refused is not offered again before: each try may cost it a moment."""
 _PROBES_AT_ONCE = 64
 _PROBE_PATIENCE = Seconds(0.25)
 """Others wait meanwhile. A server that is slower comes in by HAProxy's own check."""
@@ -50,6 +51,9 @@ _OLD_WORKERS_ASKED = 8
 _OLD_WORKER_DEADLINE = Seconds(0.5)
 _TEXTS_KEPT = 8
 _KNOCK_PAUSE = Seconds(30.0)
+_PATIENCE = Seconds(0.5)
+_STRANGER_PATIENCE = Seconds(5.0)
+"""A master that has never answered us gets so long to open its sockets by itself."""
 
 
 class Commands(Protocol):
@@ -78,6 +82,19 @@ class Observed:
     revision: str
     """The id of the revision that runs, empty if it does not say."""
     servers: tuple[ServerObservation, ...]
+    frontends: Mapping[str, str]
+    """Each one's status: OPEN, PAUSED, STOP, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedStep:
+    """A step that HAProxy would not take while it runs."""
+
+    subject: str
+    """Whom it is about."""
+    step: str
+    words: str
+    """HAProxy's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +114,10 @@ class ApplyReport:
     """What ran at the end; None if HAProxy does not run."""
     unwritten: str = ""
     """Why the file could not be written: a restart of HAProxy would bring back an older configuration."""
+    refused_steps: tuple[RefusedStep, ...] = ()
+    """What HAProxy would not do in this round; a reload is to bring it."""
+    unable: tuple[RefusedStep, ...] = ()
+    """What neither HAProxy's command socket nor a reload could bring, as long as it is wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,13 +160,17 @@ class Applier:
         self._worker: Commands = WorkerSocket(worker, master) if connect is None else connect(worker)
         self._master: Commands = CommandSocket(master) if connect is None else connect(master)
         self._master_pid = 0
+        self._sockets_gone: tuple[int, Instant] | None = None
+        """The master that runs and does not listen, and since when."""
         self._last_knock = Instant(clock() - _KNOCK_PAUSE)
         self._unwritten = ""
         self._memory = Memory()
         self._readings: Readings = {}
         self._known: dict[str, _Known] = {}
-        self._refused: dict[str, Instant] = {}
-        """Revisions that HAProxy refused, and when they may be offered again."""
+        self._refusals = Refusals()
+        self._refused_steps: list[RefusedStep] = []
+        """Those that no report has told of yet."""
+        self._unable: tuple[RefusedStep, ...] = ()
         self._last_reload = Instant(clock() - _RELOAD_PAUSE)
         self._lock: int | None = None
 
@@ -153,6 +178,15 @@ class Applier:
     def worker(self) -> Commands:
         """The running HAProxy's own socket, for what no revision holds."""
         return self._worker
+
+    @property
+    def silence(self) -> str:
+        """Why HAProxy does not answer, in a sentence; only where it does not."""
+        if self._sockets_gone is None:
+            return "HAProxy does not answer"
+        return (
+            f"HAProxy runs as pid {self._sockets_gone[0]}, but its sockets are gone from {self.settings.run_directory}"
+        )
 
     def lock(self) -> None:
         """Make sure that nobody else steers this HAProxy.
@@ -192,16 +226,24 @@ class Applier:
         try:
             processes = parse_processes(await self._master.ask("show proc"))
             picture = split_picture(
-                await self._worker.ask(f"get var {REVISION_VARIABLE}", "show servers state", "show stat -1 4 -1")
+                await self._worker.ask(f"get var {REVISION_VARIABLE}", "show servers state", "show stat -1 5 -1")
             )
             old_stats = [stat async for stat in self._old_stats(processes)]
         except Unreachable as error:
             log.debug("haproxy_unreachable", reason=str(error))
             await asyncio.to_thread(self._knock)
             return None
-        self._master_pid = processes.master_pid
+        self._master_pid, self._sockets_gone = processes.master_pid, None
         servers = parse_servers(picture.state, picture.stat, old_stats, last=self._readings)
-        return Observed(processes, processes.version, parse_variable(picture.variable), servers)
+        frontends = parse_frontends(picture.stat)
+        return Observed(processes, processes.version, parse_variable(picture.variable), servers, frontends)
+
+    def words_against(self, text: str) -> str:
+        """Return HAProxy's words against a configuration that it refused lately; empty if it may be tried now."""
+        if not self._refusals:
+            return ""
+        held = self._refusals.held(read_config(text).base, Instant(self._clock()))
+        return "" if held is None else without_lines(held.words)
 
     async def apply(self, revision: Revision, *, seen: Observed | None = None) -> ApplyReport:
         """Do what can be done now to bring HAProxy to this revision.
@@ -213,13 +255,19 @@ class Applier:
             seen: what runs, where the caller has looked just now.
 
         Raises:
-            Refused: the text is not one rumor can steer, or HAProxy refused a step it should have taken.
+            Refused: the text is not one rumor can steer, or HAProxy would not keep the revision's id.
             Unreachable: HAProxy stopped answering half-way.
         """
+        report = await self._apply(revision, seen)
+        told, self._refused_steps = tuple(self._refused_steps), []
+        return replace(report, refused_steps=told, unable=self._unable)
+
+    async def _apply(self, revision: Revision, seen: Observed | None) -> ApplyReport:
         config = self._learn(revision.id, revision.text).config
-        pause = self._refused.get(revision.id, Instant(0.0)) - self._clock()
-        if pause > 0:
-            return ApplyReport("none", wake_in=Seconds(pause), observed=await self.observe())
+        held = self._refusals.held(config.base, Instant(self._clock()))
+        pause = Seconds(0.0 if held is None else held.until - self._clock())
+        if held is not None and not await self._runs(config.base):
+            return ApplyReport("none", wake_in=pause, observed=await self.observe())
         previous = await self._put_on_disk(revision.text)
         # Where the file is new, HAProxy may have been started with the old one since: only a look after that counts.
         observed = seen if seen is not None and previous == revision.text else await self.observe()
@@ -228,7 +276,11 @@ class Applier:
             if observed is None:
                 return ApplyReport(how, tuple(done), wake_in=Seconds(0.5))
             running = await self._running(observed.revision)
-            todo = self._plan(revision, config, observed, None if running is None else running.config)
+            can_reload = held is None and not self._unwritten
+            todo = self._plan(revision, config, observed, None if running is None else running.config, can_reload)
+            self._unable = tuple(_refused_step(step, words) for step, words in todo.unable)
+            if todo.reload_reason and held is not None:
+                return ApplyReport(how, tuple(done), wake_in=pause, observed=observed)
             if todo.reload_reason and self._unwritten:
                 # A reload would read the old file. Servers in place: that is all that can be done now.
                 return ApplyReport(
@@ -238,9 +290,9 @@ class Applier:
                 wait = self._last_reload + _RELOAD_PAUSE - self._clock()
                 if wait > 0:
                     return ApplyReport(how, tuple(done), wake_in=Seconds(wait), observed=observed)
-                words = await self._reload(config)
+                words = await self._reload(config, None if running is None else running.config)
                 if words:
-                    await self._put_back(revision, running, previous)
+                    await self._put_back(running, previous)
                     return ApplyReport("reload", tuple(done), refused=words, observed=await self.observe())
                 how = "reload"
                 done.append(f"reload: {todo.reload_reason}")
@@ -253,16 +305,26 @@ class Applier:
                     await self._set_revision(revision.id)
                     observed = replace(observed, revision=revision.id)
                 if not todo.steps:
-                    is_converged = todo.wake_in is None and not self._unwritten
+                    is_converged = todo.wake_in is None and not self._unwritten and not todo.unable
                     return ApplyReport(how, tuple(done), "", is_converged, todo.wake_in, observed, self._unwritten)
                 if todo.wake_in and not carried_out:
                     return ApplyReport(how, tuple(done), wake_in=todo.wake_in, observed=observed)
             observed = await self.observe()
         return ApplyReport(how, tuple(done), wake_in=todo.wake_in or Seconds(0.1), observed=observed)
 
-    def _plan(self, revision: Revision, config: ConfigText, observed: Observed, running: ConfigText | None) -> Plan:
-        now = Instant(self._clock())
-        return plan(revision, config, observed.servers, running, self._memory, self.settings.drains, now)
+    def _plan(
+        self, revision: Revision, config: ConfigText, observed: Observed, running: ConfigText | None, can_reload: bool
+    ) -> Plan:
+        return plan(
+            revision, config, observed.servers, running, self._memory, self.settings.drains, Instant(self._clock()),
+            frontends=observed.frontends, can_reload=can_reload,
+        )  # fmt: skip
+
+    async def _runs(self, base: str) -> bool:
+        """Say whether HAProxy runs this already, so that servers need no reload."""
+        observed = await self.observe()
+        running = None if observed is None else await self._running(observed.revision)
+        return running is not None and running.config.base == base
 
     # --- texts: what is known of revisions, and the file
 
@@ -298,16 +360,21 @@ class Applier:
         return previous
 
     def _knock(self) -> None:
-        """Let a master that runs and cannot be reached open its socket anew: a reload does that, and costs nothing."""
-        if not self._master_pid or self._clock() - self._last_knock < _KNOCK_PAUSE:
+        """Let a master that runs and cannot be reached open its sockets anew."""
+        config, now = self.settings.config, self._clock()
+        known = self._master_pid if is_haproxy(self._master_pid, config) else 0
+        pid = known or find_master(config)
+        if not pid or listens(self.settings.run_directory / "master.sock"):
+            self._sockets_gone = None
             return
-        self._last_knock = Instant(self._clock())
-        master = self.settings.run_directory / "master.sock"
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{self._master_pid}/cmdline").read_bytes().split(b"\0")
-            if not master.exists() and os.fsencode(self.settings.config) in words:
-                log.warning("socket_gone", path=master, pid=self._master_pid)
-                os.kill(self._master_pid, signal.SIGUSR2)
+        if self._sockets_gone is None or self._sockets_gone[0] != pid:
+            self._sockets_gone = pid, Instant(now)
+        # One that has just been started has no socket yet, and a signal would end it; one that reloads refuses shortly.
+        patience = _PATIENCE if known else _STRANGER_PATIENCE
+        if now - self._sockets_gone[1] >= patience and now - self._last_knock >= _KNOCK_PAUSE:
+            self._last_knock = Instant(now)
+            log.warning("sockets_gone", directory=self.settings.run_directory, pid=pid)
+            open_anew(pid)
 
     def _replace_file(self, text: str) -> str | None:
         """Write the file if it differs; return what it held before."""
@@ -319,11 +386,8 @@ class Applier:
             self._write(path, text)
         return previous
 
-    async def _put_back(self, refused: Revision, running: _Known | None, previous: str | None) -> None:
+    async def _put_back(self, running: _Known | None, previous: str | None) -> None:
         """Let the file hold what runs, so that a restart of HAProxy does not meet what it refused."""
-        self._refused[refused.id] = Instant(self._clock() + _REFUSAL_PAUSE)
-        while len(self._refused) > _TEXTS_KEPT:
-            self._refused.pop(next(iter(self._refused)))
         text = running.text if running is not None else previous
         if text is not None:
             await self._put_on_disk(text)
@@ -343,7 +407,7 @@ class Applier:
             if reply.startswith("# pxname,"):
                 yield reply
 
-    async def _reload(self, config: ConfigText) -> str:
+    async def _reload(self, config: ConfigText, running: ConfigText | None) -> str:
         """Reload; return HAProxy's words against it, empty if the new worker serves."""
         wanted = {(str(key[0]), str(key[1])): line.address for key, line in config.servers.items()}
         state = filter_state(await self._worker.ask("show servers state"), wanted)
@@ -354,9 +418,12 @@ class Applier:
             raise Unreachable(f"HAProxy cannot be reloaded: its state cannot be written: {error.strerror}") from error
         self._last_reload = Instant(self._clock())
         words = parse_reload(await self._master.ask("reload", deadline=RELOAD_DEADLINE))
-        if not words:
-            self._memory.refused.clear()
-        return words
+        if words:
+            self._refusals.add(config.base, words, self._last_reload)
+            return words
+        self._refusals.forget(config.base)
+        self._memory.note_reload(is_new_base=running is None or running.base != config.base)
+        return ""
 
     async def _set_revision(self, revision: str) -> None:
         reply = await self._worker.ask(
@@ -377,7 +444,7 @@ class Applier:
                 probes.append(step)
             else:
                 now.append(step)
-        well: list[Step] = []
+        well: list[ReadyServer | MoveServer] = []
         wake = asyncio.Event()
         left = iter(probes)
 
@@ -403,7 +470,8 @@ class Applier:
                 if not all(task.done() for task in tasks):
                     await asyncio.sleep(_GATHERING)
                 wake.clear()
-                due = [step for step in well if step.key not in self._memory.refused]
+                refused = {step.key for step in self._memory.refused if not isinstance(step, EnableFrontend)}
+                due: list[Step] = [step for step in well if step.key not in refused]
                 well.clear()
                 done += await self._carry_out_now(due)
             for task in tasks:
@@ -415,24 +483,19 @@ class Applier:
         return done
 
     async def _carry_out_now(self, steps: Sequence[Step]) -> list[str]:
-        """Carry out steps that are HAProxy's in one conversation; return what was done, in words.
-
-        Raises:
-            Refused: HAProxy said no to some it should have taken; the others are done all the same.
-        """
+        """Carry out steps that are HAProxy's in one conversation; return what was done, in words."""
         done: list[str] = []
-        refused: Refused | None = None
         for step, reply in zip(steps, await self._worker.ask_each([commands(step) for step in steps]), strict=True):
-            try:
-                outcome = read_reply(step, reply)
-            except Refused as error:
-                refused = refused or error
-                continue
+            outcome = read_reply(step, reply)
             if isinstance(outcome, NotAtRunTime):
-                log.warning("not_at_run_time", step=describe(step), words=outcome.words)
-                self._memory.refused[step.key] = outcome.words
+                log.warning("step_refused", step=describe(step), words=outcome.words)
+                self._memory.refused[step] = outcome.words
+                self._refused_steps.append(_refused_step(step, outcome.words))
             if isinstance(outcome, Done):
                 done.append(describe(step))
-        if refused is not None:
-            raise refused
         return done
+
+
+def _refused_step(step: Step, words: str) -> RefusedStep:
+    subject = step.name if isinstance(step, EnableFrontend) else step.key[1]
+    return RefusedStep(subject, describe(step), words)

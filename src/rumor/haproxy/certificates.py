@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rumor.errors import Refused
 from rumor.log import get_logger
 
 log = get_logger("haproxy")
@@ -26,6 +25,7 @@ _FILE_LIMIT = 256 * 1024
 _FILES_LIMIT = 1000
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,200}", re.ASCII)
 _FIRST = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+_ONGOING = re.compile(r"ongoing transaction is about '([^']+)'")
 _FINGERPRINT = re.compile(r"SHA1 FingerPrint:\s*([0-9A-Fa-f]{40})")
 
 Stamp = tuple[tuple[str, int, int, int], ...]
@@ -57,6 +57,8 @@ class Certificates:
         self._stamp: Stamp | None = None
         self._found = Found(())
         self._loaded: tuple[str, Stamp | None] = ("", None)
+        self.unloaded: tuple[tuple[str, str], ...] = ()
+        """Which certificate the running HAProxy would not take, and why."""
 
     async def look(self, source: Path, directory: Path) -> Found:
         """Bring the copies up to date; return what may be loaded."""
@@ -65,18 +67,19 @@ class Certificates:
     async def load(self, worker: Commands, directory: Path, *, process: str) -> tuple[str, ...]:
         """Let the running HAProxy have what it does not have yet; return the names of what it took.
 
+        One that it will not take stands in nobody's way: it is kept in `unloaded`, and tried again by the next call.
+
         Args:
             worker: the running HAProxy.
             directory: the copies.
             process: names the running process; one that is new is looked at anew.
 
         Raises:
-            Refused: HAProxy would not take one of them.
             Unreachable: HAProxy does not answer.
         """
         if self._loaded == (process, self._stamp):
             return ()
-        taken = []
+        taken, unloaded = [], []
         for name in self._found.names:
             path = directory / name
             text = await asyncio.to_thread(path.read_text, encoding="ascii")
@@ -84,9 +87,14 @@ class Certificates:
             # One that HAProxy does not know comes by the reload that its name in the configuration brings.
             if said is None or said[1].lower() == _fingerprint(text):
                 continue
-            await _replace(worker, path, text)
-            taken.append(name)
-        self._loaded = (process, self._stamp)
+            words = await _replace(worker, path, text)
+            if words:
+                unloaded.append((name, words))
+            else:
+                taken.append(name)
+        self.unloaded = tuple(unloaded)
+        if not unloaded:
+            self._loaded = (process, self._stamp)
         return tuple(taken)
 
     def _look(self, source: Path, directory: Path) -> Found:
@@ -201,11 +209,22 @@ def _word(path: Path) -> str:
     return re.sub(r"([\\ ])", r"\\\1", str(path))
 
 
-async def _replace(worker: Commands, path: Path, text: str) -> None:
+async def _replace(worker: Commands, path: Path, text: str) -> str:
+    """Let HAProxy have one certificate; return its words against it, empty if it serves."""
     said = await worker.ask_with(f"set ssl cert {_word(path)}", text)
-    if "Transaction" not in said:
-        raise Refused(f"HAProxy would not take the certificate {path.name}: {said[:500]!a}")
+    if ongoing := _ONGOING.search(said):
+        # Somebody has begun to set another and left it at that: HAProxy knows one transaction, and would wait for ever.
+        log.warning("certificate_transaction_aborted", name=Path(ongoing[1]).name)
+        await worker.ask(f"abort ssl cert {_word(Path(ongoing[1]))}")
+        said = await worker.ask_with(f"set ssl cert {_word(path)}", text)
+    if "Transaction" not in said or _ONGOING.search(said):
+        return _would_not(said)
     said = await worker.ask(f"commit ssl cert {_word(path)}")
-    if "Success!" not in said:
-        await worker.ask(f"abort ssl cert {_word(path)}")
-        raise Refused(f"HAProxy would not take the certificate {path.name}: {said[:500]!a}")
+    if "Success!" in said:
+        return ""
+    await worker.ask(f"abort ssl cert {_word(path)}")
+    return _would_not(said)
+
+
+def _would_not(said: str) -> str:
+    return f"HAProxy would not take it: {said[:500]!a}"

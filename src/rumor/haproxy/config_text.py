@@ -71,6 +71,9 @@ class ConfigText:
     least_loaded: frozenset[str] = frozenset()
     """The backends that say `balance leastconn`."""
 
+    frontends: frozenset[str] = frozenset()
+    """The sections that are to listen, but those that are `disabled`."""
+
     def is_fixed(self, key: ServerKey) -> bool:
         return key in self.fixed or (key[0], "*") in self.fixed
 
@@ -86,7 +89,8 @@ def read_config(text: str) -> ConfigText:
     fixed: set[tuple[str, str]] = set()
     defaults: dict[str, str] = {}
     least_loaded: set[str] = set()
-    section = ""
+    frontends: set[str] = set()
+    section = listening = ""
     inherited = ""
     for number, line in enumerate(text.splitlines(), start=1):
         server = read_server(line, section) if section else None
@@ -99,10 +103,14 @@ def read_config(text: str) -> ConfigText:
         heading = SECTION.fullmatch(line) if words and words[0] != "server" else None
         if heading is not None:
             section = heading[2] or "" if heading[1] in ("backend", "listen") else ""
+            listening = heading[2] or "" if heading[1] in ("frontend", "listen") else ""
+            frontends |= {listening} - {""}
             inherited = "" if heading[1] == "defaults" else inherited
             defaults[section] = inherited
         if words and words[:2] != ["set-var", REVISION_VARIABLE]:
             base.append(" ".join(words))
+        if words[:1] == ["disabled"]:
+            frontends.discard(listening)
         match words, section:
             case ["default-server", *more], "":
                 inherited = " ".join((inherited, *more)).strip()
@@ -117,7 +125,7 @@ def read_config(text: str) -> ConfigText:
             case _:
                 pass
     given = {service: defaults[service] for service, _ in servers if defaults[service]}
-    return ConfigText("\n".join(base), servers, given, frozenset(fixed), frozenset(least_loaded))
+    return ConfigText("\n".join(base), servers, given, frozenset(fixed), frozenset(least_loaded), frozenset(frontends))
 
 
 def words_of(line: str) -> list[str]:

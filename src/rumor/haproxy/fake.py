@@ -38,6 +38,7 @@ class FakeServer:
     is_proved: bool = False
     """A check has passed since the server came, came back, or moved."""
     sessions: int = 0
+    limit: int = 0
 
     @property
     def takes_requests(self) -> bool:
@@ -64,8 +65,11 @@ class FakeHaproxy:
     """Says whether the app at an address answers its check now."""
     check_load: Callable[[str], str] = field(default=lambda text: "")
     """Returns HAProxy's words against a configuration at a reload; empty if it loads."""
+    refuses: Callable[[str], str] = field(default=lambda command: "")
+    """Returns HAProxy's words against a command on the worker's socket; empty if it takes it."""
     revision: str = ""
     servers: dict[tuple[str, str], FakeServer] = field(default_factory=dict)
+    frontends: dict[str, str] = field(default_factory=dict)
     is_running: bool = True
     reloads: int = 0
     commands: int = 0
@@ -114,6 +118,8 @@ class FakeHaproxy:
         return f"Unknown command: '{command}', but maybe one of the following\n"
 
     def answer_worker(self, command: str) -> str:
+        if words := self.refuses(command):
+            return f"{words}\n"
         match command.split():
             case ["get", "var", name] if name == REVISION_VARIABLE:
                 return f"{name}: type=str value=<{self.revision}>\n" if self.revision else f"{name}: undefined\n"
@@ -124,12 +130,14 @@ class FakeHaproxy:
                 return "\n"
             case ["show", "servers", "state"]:
                 return "".join(f"{line}\n" for line in ("1", f"# {_COLUMNS}", *map(self._state, self.servers)))
-            case ["show", "stat", "-1", "4", "-1"]:
-                head = "# pxname,svname,qcur,scur,stot,econ,eresp,status,check_status,\n"
-                return head + "".join(
-                    f"{key[0]},{key[1]},0,{server.sessions},0,0,0,{server.status},{server.check},\n"
-                    for key, server in self.servers.items()
-                )
+            case ["show", "stat", "-1", "5", "-1"]:
+                head = "# pxname,svname,qcur,scur,slim,stot,econ,eresp,status,check_status,\n"
+                rows = [f"{name},FRONTEND,,0,100,0,0,0,{status},,\n" for name, status in self.frontends.items()]
+                return head + "".join([*rows, *(self._stat(key) for key in self.servers)])
+            case [("enable" | "disable" | "shutdown") as verb, "frontend", name]:
+                return self._turn_frontend(name, verb)
+            case ["set", "maxconn", "server", name, limit]:
+                return self._with(name, lambda key: setattr(self.servers[key], "limit", int(limit)))
             case ["add", "server", name, address, *keywords]:
                 return self._add(_key(name), address, keywords)
             case ["del", "server", name]:
@@ -154,11 +162,23 @@ class FakeHaproxy:
         key = _key(name)
         return "No such server.\n" if key not in self.servers else act(key) or "\n"
 
+    def _turn_frontend(self, name: str, verb: str) -> str:
+        status = self.frontends.get(name)
+        if status is None:
+            return "No such frontend.\n"
+        if verb == "enable" and status != "PAUSED":
+            shut = "Frontend was previously shut down, cannot enable.\n"
+            return shut if status == "STOP" else "All sockets are already enabled.\n"
+        self.frontends[name] = {"enable": "OPEN", "disable": "PAUSED", "shutdown": "STOP"}[verb]
+        return "\n"
+
     def _add(self, key: tuple[str, str], address: str, keywords: list[str]) -> str:
         if key in self.servers:
             return "Already exists a server with the same name in backend.\n"
         weight = int(keywords[keywords.index("weight") + 1])
-        self.servers[key] = FakeServer(parse_host_port(address), weight, has_check="check" in keywords)
+        self.servers[key] = FakeServer(
+            parse_host_port(address), weight, has_check="check" in keywords, limit=_limit(keywords)
+        )
         return "New server registered.\n"
 
     def _delete(self, key: tuple[str, str]) -> str:
@@ -212,6 +232,11 @@ class FakeHaproxy:
         }  # fmt: skip
         return " ".join(words.values())
 
+    def _stat(self, key: tuple[str, str]) -> str:
+        server = self.servers[key]
+        limit = server.limit or ""
+        return f"{key[0]},{key[1]},0,{server.sessions},{limit},0,0,0,{server.status},{server.check},\n"
+
     def _watch_unchecked(self) -> None:
         """After a reload, a server may be unchecked and unwell in rotation only if its backend had no other."""
         for key, server in self.servers.items():
@@ -231,10 +256,13 @@ class FakeHaproxy:
     def _load(self, text: str, states: dict[tuple[str, str], dict[str, str]]) -> None:
         self.revision = carried_revision(text)
         before, self.servers = self.servers, {}
-        for key, line in read_config(text).servers.items():
+        config = read_config(text)
+        self.frontends = dict.fromkeys(sorted(config.frontends), "OPEN")
+        for key, line in config.servers.items():
             name = str(key[0]), str(key[1])
             has_check = "check" in line.keywords.split()
-            server = FakeServer(line.address, line.weight, 0, has_check, has_check)
+            limit = _limit(line.keywords.split())
+            server = FakeServer(line.address, line.weight, 0, has_check, has_check, limit=limit)
             if line.rotation is Rotation.MAINT:
                 server.admin = _MAINT | _FROM_FILE
             elif state := states.get(name):
@@ -282,3 +310,7 @@ class FakeSocket:
 def _key(name: str) -> tuple[str, str]:
     backend, _, server = name.partition("/")
     return backend, server
+
+
+def _limit(keywords: Sequence[str]) -> int:
+    return int(keywords[keywords.index("maxconn") + 1]) if "maxconn" in keywords else 0

@@ -6,12 +6,13 @@ Success with nothing to say is an empty reply; text means that one must look. Fa
 from dataclasses import dataclass
 from typing import assert_never
 
-from rumor.errors import Refused
 from rumor.haproxy.config_text import ServerKey
 from rumor.haproxy.plan import (
     AddServer,
     DrainServer,
     EnableCheck,
+    EnableFrontend,
+    LimitServer,
     MaintServer,
     MoveServer,
     ProbeServer,
@@ -35,7 +36,7 @@ class NotYet:
 
 @dataclass(frozen=True, slots=True)
 class NotAtRunTime:
-    """HAProxy refuses to add or delete this server while it runs; a reload can."""
+    """HAProxy refuses this while it runs; a reload may bring it."""
 
     words: str
 
@@ -44,6 +45,8 @@ def commands(step: Step) -> tuple[str, ...]:
     """Return the commands that carry out a step, to be sent on one line; none for a probe, which is not HAProxy's."""
     if isinstance(step, ProbeServer):
         return ()
+    if isinstance(step, EnableFrontend):
+        return (f"enable frontend {step.name}",)
     name = path(step.key)
     match step:
         case AddServer(_, address, weight, keywords, default_keywords, has_check):
@@ -61,6 +64,8 @@ def commands(step: Step) -> tuple[str, ...]:
         case RequeueServer(_, weight):
             other = weight - 1 if weight > 1 else weight + 1
             return (f"set server {name} weight {other}", f"set server {name} weight {weight}")
+        case LimitServer(_, limit):
+            return (f"set maxconn server {name} {limit}",)
         case DrainServer(_, enables_check):
             check = (f"enable health {name}",) if enables_check else ()
             return (*check, f"set server {name} state drain")
@@ -78,30 +83,32 @@ def read_reply(step: Step, reply: str) -> Done | NotYet | NotAtRunTime:
     """Say what HAProxy's reply to a step's commands means.
 
     A server that is gone is no refusal: the next look at HAProxy will find out.
-
-    Raises:
-        Refused: HAProxy says no to what it should have done.
     """
     match step:
         case AddServer():
             if "New server registered" in reply or "Already exists" in reply:
                 return Done()
-            return NotAtRunTime(_first_line(reply))
         case RemoveServer():
             if "Server deleted" in reply or "No such server" in reply:
                 return Done()
-            return NotYet() if "still has connections" in reply else NotAtRunTime(_first_line(reply))
+            if "still has connections" in reply:
+                return NotYet()
         case MoveServer():
             if "changed from" in reply or "no need to change" in reply or "No such server" in reply:
+                return Done()
+        case EnableFrontend():
+            if not reply or "already enabled" in reply:
                 return Done()
         case _:
             if not reply or "No such server" in reply:
                 return Done()
-    raise Refused(f"HAProxy would not {describe(step)}: {reply[:500]!a}")
+    return NotAtRunTime(_first_line(reply))
 
 
 def describe(step: Step) -> str:
     """Return a step in a few words, for the journal."""
+    if isinstance(step, EnableFrontend):
+        return f"enable frontend {step.name}"
     name = path(step.key)
     match step:
         case AddServer(_, address):
@@ -116,6 +123,8 @@ def describe(step: Step) -> str:
             return f"weight {name} {weight}"
         case RequeueServer():
             return f"requeue {name}, which HAProxy passed over"
+        case LimitServer(_, limit):
+            return f"maxconn {name} {limit}"
         case DrainServer():
             return f"drain {name}"
         case MaintServer():

@@ -9,14 +9,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from rumor.errors import PeerError, Refused
+from rumor.haproxy.binds import places_of
 from rumor.haproxy.config_text import SECTION, ServerLine, read_config, read_server
 from rumor.model import Rotation, Server, Table
 from rumor.names import ServiceName, parse_service_name
 
 _TCP_FRONTEND = "rumor_tcp_"
 _LINE = re.compile(r"haproxy\.cfg:(\d+)\]")
-_NAMED = re.compile(r"(?:[Pp]roxy|[Bb]ackend|[Ff]rontend|[Ss]erver) '([^'/\s]+)")
+_NAMED = re.compile(r"(?:[Pp]roxy|[Bb]ackend|[Ff]rontend|[Ss]erver) '([^'/\s]+)|for frontend ([^:\s]+):")
 _BIND = re.compile(r"cannot bind (\S+):")
+_SUMS_UP = re.compile(r"Fatal errors found|Error\(s\) found|Some protocols failed to start")
+"""Ends a list of findings, and is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,13 @@ def blamed(words: str, text: str) -> dict[ServiceName, str]:
     Empty if some of it lies elsewhere or cannot be placed: then the whole text is refused.
 
     Args:
-        words: of `haproxy -c`, one finding on a line, or of a test-bind.
+        words: of `haproxy -c` or a refused reload, one finding on a line, or of a test-bind.
         text: what they were said of.
     """
     sections = _sections(text)
     found: dict[ServiceName, str] = {}
     for line in words.splitlines():
-        if not line.startswith(("[ALERT]", "cannot bind")) or "Fatal errors found" in line or "Error(s) found" in line:
+        if not line.startswith(("[ALERT]", "cannot bind")) or _SUMS_UP.search(line):
             continue
         service = _whose(line, sections)
         if service is None:
@@ -65,11 +68,16 @@ def _whose(words: str, sections: Sequence[_Section]) -> ServiceName | None:
         return before[-1].service if before else None
     if bind := _BIND.match(words):
         for section in sections:
-            if any(line.split()[:1] == ["bind"] and bind[1] in line.split()[1:2] for line in section.lines):
+            if any(bind[1] in map(str, places_of(line)) for line in section.lines):
                 return section.service
     if named := _NAMED.search(words):
-        return next((section.service for section in sections if section.name == named[1]), None)
+        return next((section.service for section in sections if section.name == (named[1] or named[2])), None)
     return None
+
+
+def without_lines(words: str) -> str:
+    """Return HAProxy's words without the numbers of lines, which are others in a text with other servers."""
+    return _LINE.sub("haproxy.cfg]", words)
 
 
 def with_old_parts(text: str, good_text: str, services: Collection[ServiceName], table: Table) -> str:
@@ -104,12 +112,22 @@ def differs_in_servers_only(old: str, new: str) -> bool:
     return before.base == after.base and all((line.service, line.keywords) in known for line in after.servers.values())
 
 
-def with_servers(text: str, table: Table) -> str:
-    """Return a configuration with the servers of a table in its backends; their keywords stay as they were."""
+def with_servers(text: str, table: Table, *, like: str = "") -> str:
+    """Return a configuration with the servers of a table in its backends; their keywords stay as they were.
+
+    A service that has no server in `text` takes the keywords that it has in `like`, another configuration.
+    """
+    others = {(section.kind, section.name): section for section in _sections(like)}
     lines: list[str] = []
     for section in _sections(text):
-        lines += section.lines if section.service is None else _with_servers(section, table, section)
+        other = others.get((section.kind, section.name), section)
+        lines += section.lines if section.service is None else _with_servers(section, table, other)
     return "\n".join(lines) + "\n"
+
+
+def served(text: str) -> set[ServiceName]:
+    """Return the services that have a server in a configuration."""
+    return {section.service for section in _sections(text) if section.service and _servers(section, section.service)}
 
 
 def _with_servers(section: _Section, table: Table, other: _Section) -> list[str]:
@@ -124,8 +142,8 @@ def _with_servers(section: _Section, table: Table, other: _Section) -> list[str]
     if section.kind != "backend" or service is None:
         return list(section.lines)
     known = _servers(section, service)
-    keywords = {line.name: line.keywords for line in (*_servers(other, service).values(), *known.values())}
-    usual = next(iter(line.keywords for line in (*known.values(), *_servers(other, service).values())), "")
+    keywords = {line.name: line.keywords for line in (known or _servers(other, service)).values()}
+    usual = next(iter(keywords.values()), "")
     entry = table.service(service)
     servers = [_line(server, keywords.get(server.name, usual)) for server in (() if entry is None else entry.servers)]
     kept = [line for number, line in enumerate(section.lines) if number not in known]

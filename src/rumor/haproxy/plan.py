@@ -5,9 +5,11 @@ check) is met again by the next call. So a plan interrupted after any step, or u
 right. Facts: reference/haproxy.md, section 2.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from functools import lru_cache
+from itertools import pairwise
+from typing import NamedTuple, TypeGuard
 
 from rumor.haproxy.config_text import ConfigText, ServerKey, ServerLine
 from rumor.haproxy.idle import Idle, passed_over
@@ -18,6 +20,7 @@ _POLL = Seconds(0.1)
 _REMOVAL_POLL = Seconds(0.1)
 _UNPROVED = Seconds(5.0)
 _LONGEST_HOLD = Seconds(5.0)
+_LISTENING = frozenset({"OPEN", "FULL"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,14 @@ class EnableCheck:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitServer:
+    """Let a server have so many requests at once again; 0 for any number."""
+
+    key: ServerKey
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveServer:
     """Delete a drained server; `cuts_sessions` at the end of its drain time."""
 
@@ -96,7 +107,14 @@ class RemoveServer:
     cuts_sessions: bool
 
 
-Step = (
+@dataclass(frozen=True, slots=True)
+class EnableFrontend:
+    """Let a frontend listen again that somebody paused; one that was shut down comes back by a reload only."""
+
+    name: str
+
+
+ServerStep = (
     AddServer
     | ReadyServer
     | MoveServer
@@ -105,16 +123,18 @@ Step = (
     | RequeueServer
     | DrainServer
     | MaintServer
+    | LimitServer
     | RemoveServer
     | ProbeServer
 )
+Step = ServerStep | EnableFrontend
 # What brings servers in goes before what takes servers out; probes wait for others, so they come last.
 _ORDER = {
     kind: place
     for place, kind in enumerate(
         (
-            AddServer, ReadyServer, MoveServer, EnableCheck, WeightServer, RequeueServer, DrainServer, MaintServer,
-            RemoveServer, ProbeServer,
+            EnableFrontend, AddServer, ReadyServer, MoveServer, EnableCheck, LimitServer, WeightServer, RequeueServer,
+            DrainServer, MaintServer, RemoveServer, ProbeServer,
         )
     )
 }  # fmt: skip
@@ -131,6 +151,8 @@ class Plan:
     """When something that waits may be ready; None if nothing waits."""
     precedes_reload: bool = False
     """These steps only bring servers in that a reload must find; the revision does not run yet when they are done."""
+    unable: tuple[tuple[Step, str], ...] = ()
+    """Steps left out since HAProxy refuses them and a reload does not help, with its words."""
 
 
 @dataclass(slots=True)
@@ -141,12 +163,19 @@ class Memory:
     """Until when a server that must go, or move, may take its time."""
     unproved: dict[ServerKey, Instant] = field(default_factory=dict)
     """Servers back from maintenance or just moved: until then HAProxy's word of their checks may be older than that."""
-    refused: dict[ServerKey, str] = field(default_factory=dict)
-    """Servers that HAProxy would not add or delete at run time, with its words."""
+    refused: dict[Step, str] = field(default_factory=dict)
+    """Steps that HAProxy would not take at run time, with its words: a reload is to bring what they would."""
+    tried: dict[Step, str] = field(default_factory=dict)
+    """Steps for which there was a reload; one that is still needed after it is beyond us, and no cause of another."""
     holds: dict[ServiceName, Instant] = field(default_factory=dict)
     """Until when the last servers of a service stay, because those that are to follow them are not well yet."""
     idle: dict[ServerKey, Idle] = field(default_factory=dict)
     """Servers in rotation that have no request."""
+
+    def note_reload(self, *, is_new_base: bool) -> None:
+        """Take it that HAProxy has just loaded what is wanted; with a new base it may take what it refused before."""
+        self.tried = {} if is_new_base else self.tried | self.refused
+        self.refused = {}
 
 
 class _Wanted(NamedTuple):
@@ -173,8 +202,27 @@ class _Wanted(NamedTuple):
             entry.rotation is self.rotation
             and entry.weight == self.weight
             and entry.address == self.line.address
+            and self.limit in (None, entry.limit)
             and not (entry.status == "no check" and self.has_check)
         )
+
+    @property
+    def limit(self) -> int | None:
+        """How many requests at once it is given, 0 for any number; None where only HAProxy knows."""
+        return _limit(self.default_keywords, self.line.keywords)
+
+
+@lru_cache(maxsize=256)
+def _limit(*keywords: str) -> int | None:
+    # Thousands of servers are looked at each second, and most have the same words.
+    words = " ".join(keywords).split()
+    given = [after for word, after in pairwise(words) if word == "maxconn"]
+    if "minconn" in words:
+        # HAProxy makes a limit of the two.
+        return None
+    if not given:
+        return 0
+    return int(given[-1]) if given[-1].isascii() and given[-1].isdigit() else None
 
 
 @dataclass(slots=True)
@@ -182,12 +230,14 @@ class _Draft:
     """A plan in the making."""
 
     steps: list[Step] = field(default_factory=list)
+    looks: dict[Step, Seconds] = field(default_factory=dict)
+    """When what a step has led to is to be seen."""
     waits: list[Seconds] = field(default_factory=list)
 
     def then(self, step: Step, *, look_again_in: Seconds | None = None) -> None:
         self.steps.append(step)
         if look_again_in is not None:
-            self.waits.append(look_again_in)
+            self.looks[step] = look_again_in
 
 
 def plan(
@@ -198,6 +248,9 @@ def plan(
     memory: Memory,
     drains: Mapping[ServiceName, Seconds],
     now: Instant,
+    *,
+    frontends: Mapping[str, str] | None = None,
+    can_reload: bool = True,
 ) -> Plan:
     """Decide the next steps from what runs to what is wanted.
 
@@ -208,16 +261,21 @@ def plan(
         memory: changed by this call.
         drains: how long a server of each service may drain before its sessions are cut.
         now: the time of the observation.
+        frontends: the status of every frontend HAProxy has now; None if nobody has looked.
+        can_reload: whether a reload could bring what HAProxy refuses at run time; if not, all else goes on.
     """
     wanted = _wanted_servers(revision, config)
     present = {(entry.service, entry.server): entry for entry in running}
     if config.fixed:
         present = {key: entry for key, entry in present.items() if not config.is_fixed(key)}
-    _forget(memory, wanted, present, now)
-    reason = _reload_reason(config, running_config, wanted, present, memory)
+    _forget(memory, present, now)
+    reason = _reload_reason(config, running_config, present)
     if running_config is None:
         return Plan(reload_reason=reason)
     draft = _Draft()
+    for name in sorted(config.frontends if frontends is not None else ()):
+        if frontends is not None and frontends.get(name) not in _LISTENING:
+            draft.then(EnableFrontend(name))
     differing = {key for key, entry in present.items() if key not in wanted or not wanted[key].is_met_by(entry)}
     for key in memory.deadlines.keys() - differing:
         del memory.deadlines[key]
@@ -237,23 +295,45 @@ def plan(
                 _turn(server, entry, now, memory, draft)
             if entry.weight != server.weight:
                 draft.then(WeightServer(key, server.weight))
+            if server.limit is not None and entry.limit != server.limit:
+                draft.then(LimitServer(key, server.limit))
             if entry.status == "no check" and server.has_check:
                 draft.then(EnableCheck(key))
     for key in sorted(_passed_over(config, wanted, present, memory, now)):
         draft.then(RequeueServer(key, wanted[key].weight))
-    steps = sorted(draft.steps, key=lambda step: _ORDER[type(step)])
+    _forget_refused(memory, draft.steps)
+    beyond = memory.tried if can_reload else memory.tried | memory.refused
+    steps = [step for step in draft.steps if _deed(step) not in beyond]
+    steps.sort(key=lambda step: _ORDER[type(step)])
+    draft.waits += [draft.looks[step] for step in steps if step in draft.looks]
+    unable = tuple((step, words) for step, words in beyond.items())
+    reason = reason or next((_refused(step, words) for step, words in memory.refused.items() if can_reload), "")
     held = _services_to_hold(wanted, present, memory, drains, now)
     if reason:
-        steps = [step for step in steps if step.key[0] in held and step.key not in memory.refused and _brings_in(step)]
-        return Plan(tuple(steps), wake_in=_POLL, precedes_reload=True) if steps else Plan(reload_reason=reason)
+        refused = {step.key for step in memory.refused if not isinstance(step, EnableFrontend)}
+        steps = [step for step in steps if _brings_in(step) and step.key[0] in held and step.key not in refused]
+        if not steps:
+            return Plan(reload_reason=reason, unable=unable)
+        return Plan(tuple(steps), wake_in=_POLL, precedes_reload=True, unable=unable)
     if held:
         for step in steps:
-            if step.key[0] in held and _takes_out(step):
+            if _takes_out(step) and step.key[0] in held:
                 # Its drain begins when it may go.
                 memory.deadlines.pop(step.key, None)
-        steps = [step for step in steps if step.key[0] not in held or not _takes_out(step)]
+        steps = [step for step in steps if not _takes_out(step) or step.key[0] not in held]
         draft.waits.append(_POLL)
-    return Plan(tuple(steps), wake_in=min(draft.waits, default=None))
+    return Plan(tuple(steps), wake_in=min(draft.waits, default=None), unable=unable)
+
+
+def _deed(step: Step) -> Step:
+    """Return what a step is to do to HAProxy."""
+    return step.then if isinstance(step, ProbeServer) else step
+
+
+def _refused(step: Step, words: str) -> str:
+    if isinstance(step, EnableFrontend):
+        return f"HAProxy would not enable frontend {step.name} at run time: {words}"
+    return f"HAProxy would not change server {step.key[0]}/{step.key[1]} at run time: {words}"
 
 
 def _passed_over(
@@ -305,13 +385,13 @@ def _serves(entry: ServerObservation) -> bool:
     return entry.rotation is Rotation.READY and entry.is_up is not False
 
 
-def _brings_in(step: Step) -> bool:
+def _brings_in(step: Step) -> TypeGuard[ServerStep]:
     return isinstance(step, AddServer | ReadyServer | EnableCheck | ProbeServer) or (
         isinstance(step, DrainServer) and step.enables_check
     )
 
 
-def _takes_out(step: Step) -> bool:
+def _takes_out(step: Step) -> TypeGuard[ServerStep]:
     return isinstance(step, MaintServer | RemoveServer) or (isinstance(step, DrainServer) and not step.enables_check)
 
 
@@ -328,27 +408,25 @@ def _wanted_servers(revision: Revision, config: ConfigText) -> dict[ServerKey, _
     return wanted
 
 
-def _forget(
-    memory: Memory,
-    wanted: Mapping[ServerKey, _Wanted],
-    present: Mapping[ServerKey, ServerObservation],
-    now: Instant,
-) -> None:
+def _forget(memory: Memory, present: Mapping[ServerKey, ServerObservation], now: Instant) -> None:
     for key in [key for key in memory.deadlines if key not in present]:
         del memory.deadlines[key]
     for key, until in list(memory.unproved.items()):
         if now >= until or key not in present or present[key].rotation is not Rotation.DRAIN:
             del memory.unproved[key]
-    for key in [key for key in memory.refused if (key in wanted) == (key in present)]:
-        del memory.refused[key]
+
+
+def _forget_refused(memory: Memory, steps: Sequence[Step]) -> None:
+    """Forget refusals of what is needed no longer: a reload has brought it, or something else is wanted."""
+    needed = {_deed(step) for step in steps}
+    memory.refused = {step: words for step, words in memory.refused.items() if step in needed}
+    memory.tried = {step: words for step, words in memory.tried.items() if step in needed}
 
 
 def _reload_reason(
     config: ConfigText,
     running_config: ConfigText | None,
-    wanted: Mapping[ServerKey, _Wanted],
     present: Mapping[ServerKey, ServerObservation],
-    memory: Memory,
 ) -> str:
     if running_config is None:
         return "what runs is unknown"
@@ -365,8 +443,6 @@ def _reload_reason(
     if changed:
         service, name = min(changed)
         return f"the settings of server {service}/{name} differ"
-    for key, words in sorted(memory.refused.items()):
-        return f"HAProxy would not change server {key[0]}/{key[1]} at run time: {words}"
     return ""
 
 

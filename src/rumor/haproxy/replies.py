@@ -20,12 +20,13 @@ _ADMIN_DRAIN = 8 | 16
 ROWS_LIMIT = 100_000
 _WORDS_LIMIT = 4096
 _STATE_COLUMNS = ("be_name", "srv_name", "srv_addr", "srv_port", "srv_admin_state", "srv_uweight")
-_STAT_COLUMNS = ("pxname", "svname", "qcur", "scur", "stot", "econ", "eresp", "status", "check_status")
+_STAT_COLUMNS = ("pxname", "svname", "qcur", "scur", "slim", "stot", "econ", "eresp", "status", "check_status")
 _NO_STATISTICS = ("",) * (len(_STAT_COLUMNS) - 2)
 _NOT_UP = re.compile(r"L[467](TOUT|CON|RSP|STS)|SOCKERR|PROCERR|PROCTOUT")
 _PROMPT = "\n> "
 CONVERSATION_BEGINS = ("experimental-mode off", "show version")
 """The first line of a conversation: only its second command says anything, so that its first prompt tells the form."""
+_LEVELS = ("[ALERT]", "[WARNING]")
 _STATE_BEGINS = re.compile(r"^1\n# be_id ", re.MULTILINE)
 _STAT_BEGINS = re.compile(r"^# pxname,", re.MULTILINE)
 
@@ -83,7 +84,13 @@ def parse_reload(reply: str) -> str:
     success, _, words = reply.strip().partition("\n")
     if success.strip() == "Success=1":
         return ""
-    return words.removeprefix("--").strip()[:_WORDS_LIMIT] or f"the reload failed: {success[:200]!a}"
+    # What stands against it first, its version and path last: whoever shows one line shows what matters.
+    said = sorted(filter(str.strip, words.strip().removeprefix("--").splitlines()), key=_rank)
+    return "\n".join(said)[:_WORDS_LIMIT] or f"the reload failed: {success[:200]!a}"
+
+
+def _rank(line: str) -> int:
+    return next((rank for rank, level in enumerate(_LEVELS) if line.startswith(level)), len(_LEVELS))
 
 
 def split_conversation(reply: str, commands: Sequence[int]) -> list[str] | None:
@@ -112,7 +119,7 @@ def parse_variable(reply: str) -> str:
 
 
 def split_picture(reply: str) -> Picture:
-    """Take the answer to `get var …;show servers state;show stat -1 4 -1` apart.
+    """Take the answer to `get var …;show servers state;show stat -1 5 -1` apart.
 
     By how the tables begin, not by empty lines: those do not end every reply.
 
@@ -170,7 +177,7 @@ def parse_servers(
 
 def _observation(words: tuple[str, ...], old_sessions: int) -> ServerObservation | None:
     """Return one server's rows as a value; None if its name or address is not ours to give."""
-    backend, name, host, port, admin, weight, qcur, scur, stot, econ, eresp, status, check_status = words
+    backend, name, host, port, admin, weight, qcur, scur, slim, stot, econ, eresp, status, check_status = words
     try:
         service, server, address = parse_service_name(backend), parse_member_name(name), _address(host, port)
     except PeerError:
@@ -189,11 +196,24 @@ def _observation(words: tuple[str, ...], old_sessions: int) -> ServerObservation
         sessions_total=_number(stot),
         connect_errors=_number(econ),
         response_errors=_number(eresp),
+        limit=_number(slim),
     )
 
 
 def _rotation(admin: int) -> Rotation:
     return Rotation.MAINT if admin & _ADMIN_MAINT else Rotation.DRAIN if admin & _ADMIN_DRAIN else Rotation.READY
+
+
+def parse_frontends(stat: str) -> dict[str, str]:
+    """Return the status of each frontend in `show stat`: OPEN, PAUSED, STOP, …; one that the file disables has none.
+
+    Raises:
+        Refused: the reply is not of the form HAProxy 2.8 and newer give.
+    """
+    head, *lines = stat.strip().split("\n")
+    rows = "\n".join([head, *(line for line in lines if ",FRONTEND," in line)])
+    status = _STAT_COLUMNS.index("status")
+    return {row[0]: row[status] for row in _stat_rows(rows) if row[1] == "FRONTEND"}
 
 
 def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
@@ -217,7 +237,7 @@ def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:
         line, row = " ".join(words_of_row), dict(zip(columns, words_of_row, strict=True))
         key = row["be_name"], row["srv_name"]
         address = wanted.get(key)
-        if address is not None and (row["srv_addr"], row["srv_port"]) == (address.host, str(address.port)):
+        if address is not None and _is_at(row, address):
             is_in = not _number(row["srv_admin_state"]) & (_ADMIN_MAINT | _ADMIN_DRAIN)
             kept.append((key[0], is_in, line))
             known.add(key)
@@ -247,6 +267,14 @@ _DRAINED_ROW = {
 def _address(host: str, port: str) -> HostPort:
     # A server that serves is read again with other counters each second, at the address it had.
     return HostPort(parse_host(host), parse_port(port))
+
+
+def _is_at(row: Mapping[str, str], address: HostPort) -> bool:
+    # As values: HAProxy writes `::ffff:10.0.0.1` what others write `::ffff:a00:1`.
+    try:
+        return _address(row["srv_addr"], row["srv_port"]) == address
+    except PeerError:
+        return False
 
 
 def _is_up(rotation: Rotation, check: str, status: str) -> bool | None:

@@ -30,6 +30,10 @@ _LINE_TIME = Seconds(0.01)
 """What the deadline of a conversation grows by with each line; usual are 0.1 ms."""
 
 
+class NobodyListens(Unreachable):
+    """No word has been said yet: it may be said elsewhere."""
+
+
 class CommandSocket:
     """A worker's stats socket, or the master CLI."""
 
@@ -94,7 +98,10 @@ class CommandSocket:
                 log.warning("haproxy_slow", command=first[:80], took=f"{took:.3f}s")
 
     async def _converse(self, lines: Sequence[str]) -> str:
-        reader, writer = await asyncio.open_unix_connection(str(self.path))
+        try:
+            reader, writer = await asyncio.open_unix_connection(str(self.path))
+        except (FileNotFoundError, ConnectionRefusedError) as error:
+            raise NobodyListens(f"HAProxy does not listen on {self.path}: {error.strerror or error}") from error
         # HAProxy stops reading while its replies are not taken, so both go on at once.
         writing = asyncio.create_task(_write(writer, lines), name="commands")
         try:
@@ -113,30 +120,32 @@ class CommandSocket:
 
 
 class WorkerSocket(CommandSocket):
-    """The current worker's stats socket; where its file is gone, the worker is reached through the master CLI."""
+    """The current worker's stats socket; where nobody listens on it, the worker is reached through the master CLI.
+
+    Its file may be gone, or another's: HAProxy serves on.
+    """
 
     def __init__(self, path: Path, master: Path) -> None:
         super().__init__(path)
         self._master = CommandSocket(master)
 
-    @property
-    def _is_gone(self) -> bool:
-        return not self.path.exists()
-
     async def ask(self, *commands: str, deadline: Seconds = DEADLINE) -> str:
-        if self._is_gone:
+        try:
+            return await super().ask(*commands, deadline=deadline)
+        except NobodyListens:
             return await self._master.ask("@1", *commands, deadline=deadline)
-        return await super().ask(*commands, deadline=deadline)
 
     async def ask_with(self, command: str, payload: str) -> str:
-        if self._is_gone:
+        try:
+            return await super().ask_with(command, payload)
+        except NobodyListens:
             return await self._master.ask_with(f"@1 {command}", payload)
-        return await super().ask_with(command, payload)
 
     async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]:
-        if self._is_gone:
+        try:
+            return await super().ask_each(lines)
+        except NobodyListens:
             return [await self._master.ask("@1", *line) for line in lines]
-        return await super().ask_each(lines)
 
 
 def _line(commands: Sequence[str]) -> str:

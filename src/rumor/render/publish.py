@@ -15,24 +15,19 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import BinaryIO
 
-from rumor.errors import ConfigError, PeerError
+from rumor.errors import ConfigError
 from rumor.model import Seconds
-from rumor.names import Endpoint, parse_endpoint
+from rumor.names import Endpoint
 
 OLDEST_HAPROXY = (2, 8)
 CHECK_DEADLINE = Seconds(10.0)
 _WORDS_LIMIT = 4096
 _OUTPUT_LIMIT = 64 * 1024
-_BIND = re.compile(r"^\s+bind\s+(\S+)", re.MULTILINE)
-_PEER = re.compile(r"^\s+peer\s+(\S+)\s+(\S+)", re.MULTILINE)
-_LOCAL_PEER = re.compile(r"^\s+localpeer\s+(\S+)", re.MULTILINE)
 _PROCESS = re.compile(r"^(\[\w+\])\s+\(\d+\) : ")
-ANY_HOST = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - names of "any address", bound nowhere here
 _FILES_RESERVED = 1024
 _VERSION = re.compile(r"HAProxy version (\d+)\.(\d+)(\S*)")
 
@@ -130,7 +125,7 @@ def write_atomically(path: Path, text: str, *, mode: int = 0o600, survives_power
 async def check_haproxy(program: Path, text: str, *, deadline: Seconds = CHECK_DEADLINE) -> str:
     """Return HAProxy's own words against a configuration, empty if it would load it.
 
-    It binds nothing (see `new_binds`), but it opens every file that the text names.
+    It binds nothing (see `test_bind`), but it opens every file that the text names.
     """
     try:
         # By its standard input, in memory: a full disk is no reason to stop looking after servers.
@@ -184,45 +179,34 @@ def _as_file(content: bytes) -> BinaryIO:
     return file
 
 
-def new_binds(old_text: str, new_text: str) -> tuple[Endpoint, ...]:
-    """Return the addresses that only the new text binds; sockets that are no IP address are left out.
+def test_bind(places: Iterable[Endpoint | Path]) -> str:
+    """Bind each address for a moment; return why the first one cannot be bound, empty if all can.
 
-    Where either text binds any address of a port, the other's addresses of that port are held by the HAProxy that
-    runs: it shares them with its successor, and a test from outside would only find HAProxy itself.
+    For a UNIX socket, a path, it is enough that something may be made there.
     """
-    old = _binds(old_text)
-    return tuple(
-        endpoint
-        for endpoint in _binds(new_text)
-        if endpoint not in old
-        and not any(held.port == endpoint.port and (held.host in ANY_HOST or endpoint.host in ANY_HOST) for held in old)
-    )
-
-
-@lru_cache(maxsize=4)
-def _binds(text: str) -> tuple[Endpoint, ...]:
-    found: list[Endpoint] = []
-    local = _LOCAL_PEER.search(text)
-    own = [address for name, address in _PEER.findall(text) if local is not None and name == local[1]]
-    for words in dict.fromkeys([*_BIND.findall(text), *own]):
-        for word in words.split(","):
-            with contextlib.suppress(PeerError):
-                found.append(parse_endpoint(word.removeprefix("*") if word.startswith("*:") else word))
-    return tuple(found)
-
-
-def test_bind(endpoints: Iterable[Endpoint]) -> str:
-    """Bind each address for a moment; return why the first one cannot be bound, empty if all can."""
-    for endpoint in endpoints:
-        host = endpoint.host or "0.0.0.0"  # noqa: S104 - what the operator wrote as "any address"
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind((host, endpoint.port))
-        except OSError as error:
-            return f"cannot bind {endpoint}: {error.strerror}"
+    for place in places:
+        words = _test_socket(place) if isinstance(place, Path) else _test_address(place)
+        if words:
+            return f"cannot bind {place}: {words}"
     return ""
+
+
+def _test_address(endpoint: Endpoint) -> str:
+    host = endpoint.host or "0.0.0.0"  # noqa: S104 - what the operator wrote as "any address"
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, endpoint.port))
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
+
+
+def _test_socket(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"there is no directory {path.parent}"
+    return "" if os.access(path.parent, os.W_OK | os.X_OK) else f"the directory {path.parent} cannot be written"
 
 
 def allowed_maxconn(wanted: int) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from tests.integration.test_services import certificate
 
 from rumor.agent.balancing import Balancing, BalancingSettings
 from rumor.agent.drain import Holding, Question
@@ -23,7 +24,7 @@ from rumor.model import Cause, Member, MemberStatus, Seconds, StoredRevision, Ta
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.pool.table import PoolSettings
 from rumor.render.publish import read_template, write_atomically
-from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, RenderSettings, Route
+from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, ClientTls, Raw, RenderSettings, Route
 from rumor.render.template import render
 from rumor.sources.base import Refusal, Snapshot
 
@@ -74,6 +75,12 @@ class World:
         except TimeoutError:
             pytest.fail(f"not within {DEADLINE:g} s: {what}; {self.haproxy.servers}")
 
+    async def settled(self) -> None:
+        """Wait until all that was done is journalled, too, and nothing more is wanted."""
+        cycles = self.balancing.counters.cycles
+        await self.until(lambda: self.balancing.counters.cycles > cycles + 1, "two cycles")
+        await self.until(lambda: self.balancing.is_converged, "converged")
+
     async def kinds(self) -> list[str]:
         return [record.kind for record in await self.journal.records(limit=1000)]
 
@@ -93,11 +100,13 @@ def rules(directory: Path, template: str) -> RenderSettings:
 
 
 @asynccontextmanager
-async def running(directory: Path, *, template: str = "", good_template: str = "") -> AsyncIterator[World]:
+async def running(
+    directory: Path, *, template: str = "", good_template: str = "", text: str = ""
+) -> AsyncIterator[World]:
     settings = rules(directory, template or read_template(None))
     config = directory / "haproxy.cfg"
     first = replace(settings, template_text=read_template(None))
-    config.write_text(render(Table(), first, Cause("start", "a test")).text)
+    config.write_text(text or render(Table(), first, Cause("start", "a test")).text)
     haproxy = FakeHaproxy(config, lambda address: address.host not in world.unwell)
     journal = await Journal.open(directory / "journal.db")
     world: World
@@ -110,7 +119,7 @@ async def running(directory: Path, *, template: str = "", good_template: str = "
         return True
 
     async def check(new: str, old: str) -> str:
-        return world.words
+        return applier.words_against(new) or world.words
 
     async def keep(text: str) -> None:
         world.kept.append(text)
@@ -166,6 +175,23 @@ async def test_somebody_elses_hand_is_repaired_and_journalled(tmp_path: Path) ->
         await world.until(lambda: world.balancing.counters.repairs == 1, "the repair is counted")
         records = await world.journal.records(limit=5)
     assert "weight web/one" in records[0].text
+
+
+@pytest.mark.parametrize(("word", "reloads"), [("disable", 0), ("shutdown", 1)])
+async def test_a_frontend_that_somebody_closes_opens_again_and_is_journalled(
+    tmp_path: Path, word: str, reloads: int
+) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        await world.settled()
+        assert world.haproxy.answer_worker(f"{word} frontend rumor") == "\n"
+        await world.until(lambda: world.haproxy.frontends["rumor"] == "OPEN", "it listens again")
+        await world.settled()
+        assert world.haproxy.reloads == reloads
+        repairs = [record.text for record in await world.journal.records(limit=50) if record.kind == "drift_repaired"]
+    assert len(repairs) == 1
+    assert "enable frontend rumor" in repairs[0]
 
 
 async def test_an_operators_word_survives_repair_and_the_agents_restart(tmp_path: Path) -> None:
@@ -361,6 +387,167 @@ async def test_new_settings_come_by_one_reload(tmp_path: Path) -> None:
         assert "is accepted" in said
         await world.until(lambda: world.haproxy.reloads == 1, "it is reloaded")
         await world.until(lambda: list(world.serving) == ["one"], "it serves on")
+
+
+def with_line(world: World, line: str) -> BalancingSettings:
+    """The settings, with a line of the operator's own."""
+    return BalancingSettings(replace(world.rules, raw=Raw(frontend=(line,))), {WEB: PoolSettings()})
+
+
+async def test_a_refused_reload_holds_up_neither_drain_nor_leave_and_everybody_is_told(tmp_path: Path) -> None:
+    tries: list[str] = []
+
+    def load(text: str) -> str:
+        tries.append(text)
+        return "[ALERT] Starting frontend rumor: cannot bind" if "# taken" in text or "bind :1" in text else ""
+
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2), member("three", 3))
+        await world.until(lambda: len(world.serving) == 3 and world.balancing.is_converged, "all serve")
+        world.haproxy.check_load = load
+        said = await world.balancing.reconfigure(with_line(world, "bind :1"), Cause("sighup", "asked"))
+        assert "was refused by HAProxy: [ALERT] Starting frontend rumor: cannot bind" in said
+        await world.balancing.operate("drain", "one")
+        await world.balancing.operate("weight", "two", weight=7)
+        world.see(member("one", 1), member("two", 2), member("three", 3, status=MemberStatus.LEFT), member("four", 4))
+        await world.until(lambda: set(world.serving) == {"two", "four"}, "the drain, the leave and the join hold")
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 7, "and so does the weight")
+        await world.settled()
+        assert len(tries) == 1, "each try may cost HAProxy two seconds"
+        assert any("was refused by HAProxy: [ALERT]" in problem for problem in world.balancing.problems)
+        assert "cannot bind" in world.balancing.set_aside[WEB]
+        config = world.haproxy.config.read_text()
+        assert "bind :1" not in config
+        assert "server four" in config, "a restart would bring back what runs"
+        world.see()
+        await world.until(lambda: not world.haproxy.servers, "the last ones go as well")
+        world.see(member("two", 2), member("four", 4))
+        await world.until(lambda: set(world.serving) == {"two", "four"}, "and come again, with their checks")
+        assert all(server.has_check for server in world.haproxy.servers.values())
+        assert len(tries) == 1
+        outcomes = {revision.outcome.value for revision in await world.revisions() if "bind :1" in revision.text}
+        assert outcomes == {"refused"}
+        # A better line comes at once, and nothing speaks against it any more.
+        said = await world.balancing.reconfigure(with_line(world, "bind :2"), Cause("sighup", "asked"))
+        assert said.endswith("is accepted")
+        await world.until(lambda: world.balancing.is_converged, "it runs")
+        assert world.balancing.problems == ()
+        assert set(world.serving) == {"two", "four"}
+        assert len(tries) == 2
+
+
+async def test_a_restarted_agent_gives_what_runs_todays_servers_where_rumor_toml_is_refused(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        text = world.haproxy.config.read_text()
+    broken = read_template(None).replace("    timeout tunnel", "    no-such-word\n    timeout tunnel")
+    async with running(tmp_path, template=broken, text=text) as world:
+        world.words = "[ALERT] no such word"
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        await world.until(lambda: any("no such word" in words for words in world.balancing.problems), "it is told")
+        assert "no-such-word" not in world.haproxy.config.read_text()
+        assert world.haproxy.reloads == 0
+
+
+async def test_a_step_that_haproxy_refuses_comes_by_one_reload_and_is_journalled(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2 and world.balancing.is_converged, "both serve")
+        static = "Backend is using a static LB algorithm and only accepts weights '0%' and '100%'."
+        world.haproxy.refuses = lambda command: static if " weight " in command else ""
+        await world.balancing.operate("weight", "two", weight=33)
+        await world.until(lambda: world.haproxy.servers["web", "two"].weight == 33, "the weight has come")
+        await world.settled()
+        refused = next(record for record in await world.journal.records(limit=50) if record.kind == "step_refused")
+        assert (refused.subject, refused.cause) == ("two", static)
+        assert (await world.revisions())[0].outcome.value == "applied"
+        assert world.balancing.problems == ()
+    assert world.haproxy.reloads == 1
+
+
+async def test_what_no_reload_brings_is_told_and_stops_nothing_else(tmp_path: Path) -> None:
+    answers: list[Holding] = []
+    async with running(tmp_path) as world:
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2 and world.balancing.is_converged, "both serve")
+        world.haproxy.refuses = lambda command: "Nothing changed." if command.endswith("web/one weight 33") else ""
+        load = world.haproxy.check_load
+        world.haproxy.check_load = lambda text: load(text) or ("[ALERT] no" if "weight 33" in text else "")
+        await world.balancing.operate("weight", "one", weight=33)
+        await world.until(lambda: any("weight web/one 33" in words for words in world.balancing.problems), "it is told")
+        world.balancing.hear_drain(Question(MemberName("two"), (WEB,)), answers.extend)
+        world.see(member("one", 1), member("two", 2, says="draining"), member("three", 3))
+        await world.until(lambda: set(world.serving) == {"one", "three"}, "all else goes on")
+        await world.until(lambda: answers == [Holding(WEB, is_closed=True, sessions=0)], "drains are answered")
+        cycles = world.balancing.counters.cycles
+        await world.until(lambda: world.balancing.counters.cycles > cycles + 1, "all is journalled")
+        kinds = await world.kinds()
+        assert kinds.count("step_refused") == 1
+        assert kinds.count("step_given_up") == 1
+    assert world.haproxy.reloads == 0
+
+
+async def test_what_was_refused_for_a_passing_reason_is_tried_again_without_a_change(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        fresh = BalancingSettings(replace(world.rules, maxconn=7), {WEB: PoolSettings()})
+        await world.balancing.reconfigure(fresh, Cause("sighup", "asked"))
+        await world.until(lambda: world.balancing.is_converged, "it serves")
+        # The agent would make a revision of its own now: a new certificate, say.
+        world.words = "haproxy -c ended with status 137"
+        world.balancing._settings = replace(fresh, render=replace(fresh.render, maxconn=8))
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: any("status 137" in words for words in world.balancing.problems), "it is told")
+        await world.until(lambda: len(world.serving) == 2, "servers come all the same")
+        assert "maxconn 7" in world.haproxy.config.read_text()
+        world.words = ""
+        await world.until(lambda: "maxconn 8" in world.haproxy.config.read_text(), "it is tried again")
+        await world.until(lambda: world.balancing.problems == (), "all is well")
+
+
+async def test_a_restarted_agent_knows_that_what_runs_is_applied(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving) and world.balancing.is_converged, "it serves")
+        text = world.haproxy.config.read_text()
+    async with running(tmp_path, text=text) as world:
+        world.haproxy.servers["web", "one"].admin = 0
+        world.haproxy.run_checks()
+        world.see(member("one", 1))
+        await world.settled()
+        newest = (await world.revisions())[0]
+        assert (newest.outcome.value, newest.how) == ("applied", "none")
+
+
+async def test_a_certificate_that_haproxy_will_not_take_is_told_once_and_holds_no_drain_up(tmp_path: Path) -> None:
+    answers: list[Holding] = []
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "a.test.pem").write_text(certificate("a.test"))
+    loaded = f"SHA1 FingerPrint: {'0' * 40}"
+    async with running(tmp_path) as world:
+        tls = ClientTls((Endpoint("127.0.0.1", 8443),), tmp_path / "copies", (), redirects=False)
+        settings = BalancingSettings(replace(world.rules, tls=tls), {WEB: PoolSettings()}, tmp_path / "mine")
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: len(world.serving) == 2, "both serve")
+        await world.balancing.reconfigure(settings, Cause("sighup", "asked"))
+        says = {"show ssl cert": loaded, "set ssl cert": "unable to load it"}
+        world.haproxy.refuses = lambda command: next(
+            (words for begin, words in says.items() if command.startswith(begin)), ""
+        )
+        await world.until(lambda: any("unable to load it" in one for one in world.balancing.problems), "it is told")
+        world.balancing.hear_drain(Question(MemberName("two"), (WEB,)), answers.extend)
+        world.see(member("one", 1), member("two", 2, says="draining"))
+        await world.until(lambda: answers == [Holding(WEB, is_closed=True, sessions=0)], "drains are answered")
+        cycles = world.balancing.counters.cycles
+        await world.until(lambda: world.balancing.counters.cycles > cycles + 2, "it goes on")
+        assert (await world.kinds()).count("certificate_refused") == 1
+        says["set ssl cert"] = "Transaction created for certificate a.test.pem!"
+        says["commit ssl cert"] = "Success!"
+        await world.until(lambda: world.balancing.problems == (), "it is taken")
+        assert "certificate_loaded" in await world.kinds()
 
 
 async def test_what_the_network_offers_wrongly_is_journalled_once(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 import pytest
 
-from rumor.errors import Refused
 from rumor.haproxy.lines import Done, NotAtRunTime, NotYet, commands, describe, path, read_reply
 from rumor.haproxy.plan import (
     AddServer,
     DrainServer,
     EnableCheck,
+    EnableFrontend,
+    LimitServer,
     MaintServer,
     MoveServer,
     ProbeServer,
@@ -50,6 +51,8 @@ SIX = HostPort("fd00::1", 80)
             ("set server web/one state drain", "set server web/one state maint", "del server web/one"),
         ),
         (ProbeServer(KEY, HERE, ReadyServer(KEY)), ()),
+        (LimitServer(KEY, 30), ("set maxconn server web/one 30",)),
+        (EnableFrontend("rumor"), ("enable frontend rumor",)),
     ],
 )  # fmt: skip
 def test_each_step_has_its_lines(step: Step, lines: tuple[str, ...]) -> None:
@@ -83,6 +86,13 @@ def test_sessions_are_cut_before_a_server_goes_and_only_when_its_time_is_up() ->
         (MoveServer(KEY, HERE), "IP changed from 'a' to 'b' by 'stats socket command'", Done()),
         (MoveServer(KEY, HERE), "no need to change the addr, no need to change the port by…", Done()),
         (ReadyServer(KEY), "", Done()),
+        (EnableFrontend("rumor"), "", Done()),
+        (EnableFrontend("rumor"), "All sockets are already enabled.", Done()),
+        (
+            EnableFrontend("rumor"),
+            "Frontend was previously shut down, cannot enable.",
+            NotAtRunTime("Frontend was previously shut down, cannot enable."),
+        ),
         (DrainServer(KEY), "No such server.", Done()),
     ],
 )
@@ -90,17 +100,24 @@ def test_a_reply_says_what_became_of_a_step(step: Step, reply: str, outcome: Don
     assert read_reply(step, reply) == outcome
 
 
-@pytest.mark.parametrize("step", [ReadyServer(KEY), MoveServer(KEY, HERE), WeightServer(KEY, 1), EnableCheck(KEY)])
-def test_a_no_where_there_should_be_none_is_refused_with_haproxys_words(step: Step) -> None:
-    with pytest.raises(Refused, match=r"HAProxy would not .*web/one.*Permission denied"):
-        read_reply(step, "Permission denied")
+@pytest.mark.parametrize(
+    "step",
+    [
+        AddServer(KEY, HERE, 1, ""), ReadyServer(KEY), MoveServer(KEY, HERE), WeightServer(KEY, 1), EnableCheck(KEY),
+        DrainServer(KEY), MaintServer(KEY), RemoveServer(KEY, False),
+    ],
+)  # fmt: skip
+def test_a_no_to_any_step_is_kept_in_haproxys_words_and_left_to_a_reload(step: Step) -> None:
+    assert read_reply(step, "\nPermission denied\n") == NotAtRunTime("Permission denied")
 
 
 def test_every_step_has_a_name_of_its_own() -> None:
     steps = (
         AddServer(KEY, HERE, 1, ""), ReadyServer(KEY), MoveServer(KEY, HERE), EnableCheck(KEY), WeightServer(KEY, 1),
         DrainServer(KEY), MaintServer(KEY), RemoveServer(KEY, False), ProbeServer(KEY, HERE, ReadyServer(KEY)),
+        LimitServer(KEY, 1),
     )  # fmt: skip
     words = {describe(step) for step in steps}
+    assert describe(EnableFrontend("rumor")) == "enable frontend rumor"
     assert len(words) == len(steps)
     assert all(path(KEY) in word for word in words)

@@ -1,7 +1,7 @@
 """Who is to blame for a refusal, and old parts with today's servers."""
 
 from rumor.haproxy.config_text import read_config
-from rumor.haproxy.parts import blamed, with_old_parts, with_servers
+from rumor.haproxy.parts import blamed, served, with_old_parts, with_servers, without_lines
 from rumor.model import Rotation, Server, Service, Table
 from rumor.names import HostPort, MemberName, ServiceName
 
@@ -53,6 +53,32 @@ def test_a_line_is_blamed_on_the_service_in_whose_part_it_stands() -> None:
         "[ALERT] config : Error(s) found in configuration file : haproxy.cfg\n[ALERT] config : Fatal errors found in"
     )
     assert blamed(words, TEXT) == {WEB: f"config : parsing [haproxy.cfg:{line_of('errorfile')}] : cannot open /gone"}
+
+
+def test_words_that_outlive_their_text_blame_by_names_alone() -> None:
+    words = without_lines(
+        f"[ALERT]    (7) : Binding [/run/haproxy.cfg:{line_of('errorfile')}] for frontend rumor_tcp_db: cannot bind\n"
+        "[ALERT]    (7) : [/bin/haproxy.main()] Some protocols failed to start their listeners! Exiting.\n"
+        "[WARNING]  (7) : Loading failure!"
+    )
+    assert list(blamed(words, TEXT)) == [DB]
+    assert blamed(without_lines(f"[ALERT] config : [haproxy.cfg:{line_of('errorfile')}] : unknown"), TEXT) == {}
+
+
+def test_a_service_without_a_server_takes_its_words_from_another_configuration() -> None:
+    one = table(server("n1", 1))
+    none = with_servers(TEXT, Table())
+    assert "server n1 10.0.0.1:3000 weight 50 check inter 1s\n" in with_servers(none, one, like=TEXT)
+    other = TEXT.replace("check inter 1s", "no-such-word")
+    assert "no-such-word" not in with_servers(TEXT, table(server("api-9", 9)), like=other)
+    assert served(TEXT) == {API}
+    assert served(none) == set()
+
+
+def test_an_address_is_blamed_however_it_is_written() -> None:
+    for written in ("ipv4@127.0.0.1:5432", '"127.0.0.1:5432"', "127.0.0.1:5430-5440"):
+        text = TEXT.replace("bind 127.0.0.1:5432", f"bind {written} name db")
+        assert list(blamed("cannot bind 127.0.0.1:5432: Address already in use", text)) == [DB], written
 
 
 def test_a_name_or_an_address_is_blamed_where_it_belongs() -> None:

@@ -9,6 +9,8 @@ from rumor.haproxy.plan import (
     AddServer,
     DrainServer,
     EnableCheck,
+    EnableFrontend,
+    LimitServer,
     MaintServer,
     Memory,
     MoveServer,
@@ -118,7 +120,7 @@ def test_before_a_reload_that_would_leave_nobody_the_new_ones_are_brought_in() -
     third = planned(new, running(), running(TWO, THERE), before=old, memory=memory)
     assert third == Plan(reload_reason="more than servers differ")
     # One that cannot be added, or is not well in time, does not hold the reload up for ever.
-    memory = Memory(refused={(WEB, TWO): "no"})
+    memory = Memory(refused={ADD_TWO: "no"})
     assert planned(new, running(), before=old, memory=memory).reload_reason
     late = Memory()
     planned(new, running(), unproved, before=old, memory=late, now=100.0)
@@ -237,10 +239,68 @@ def test_an_unknown_revision_needs_a_reload() -> None:
     assert found.reload_reason == "what runs is unknown"
 
 
+def test_who_does_not_listen_as_the_text_says_is_made_to_listen() -> None:
+    wanted = revision(server(), base="global\nfrontend a\nfrontend off\n    disabled\nlisten b\nbackend web\n")
+    config = read_config(wanted.text)
+    assert config.frontends == {"a", "b"}
+
+    def steps(frontends: dict[str, str]) -> tuple[object, ...]:
+        return plan(
+            wanted, config, (running(),), config, Memory(), {}, Instant(1.0), frontends=frontends
+        ).steps  # fmt: skip
+
+    assert steps({"a": "OPEN", "b": "FULL", "by-hand": "STOP"}) == ()
+    assert steps({"a": "PAUSED", "b": "OPEN"}) == (EnableFrontend("a"),)
+    assert steps({"a": "STOP"}) == (EnableFrontend("a"), EnableFrontend("b"))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "limit", "steps"),
+    [
+        ("check", 0, ()),
+        ("check", 1, (LimitServer(KEY, 0),)),
+        ("check maxconn 30", 30, ()),
+        ("check maxconn 30", 1, (LimitServer(KEY, 30),)),
+        ("check maxconn 7k", 7000, ()),
+        ("check minconn 3", 3, ()),
+    ],
+)
+def test_a_server_has_the_limit_of_its_line(keywords: str, limit: int, steps: tuple[object, ...]) -> None:
+    assert planned(revision(server(), keywords=keywords), replace(running(), limit=limit)).steps == steps
+
+
 def test_what_haproxy_would_not_do_at_run_time_is_reloaded() -> None:
-    memory = Memory(refused={KEY: "not accepted for dynamic server"})
+    memory = Memory(refused={AddServer(KEY, HERE, 100, "check"): "not accepted for dynamic server"})
     assert "not accepted for dynamic server" in planned(revision(server()), memory=memory).reload_reason
     assert planned(revision(server()), running(), memory=memory).reload_reason == "", "it is there by now"
+
+
+def test_what_a_reload_did_not_bring_either_causes_no_other_and_holds_nothing_else_up() -> None:
+    wanted = revision(server(), server(TWO, THERE, weight=33))
+    unchecked, two = running(status="no check"), running(TWO, THERE)
+    memory = Memory(refused={EnableCheck(KEY): "not configured", WeightServer((WEB, TWO), 33): "static"})
+    assert planned(wanted, unchecked, two, memory=memory).reload_reason.endswith("web/one at run time: not configured")
+    memory.note_reload(is_new_base=False)
+    # The weight has come by the reload; the check has not.
+    found = planned(revision(server(), server(TWO, THERE, 40)), unchecked, replace(two, weight=33), memory=memory)
+    assert found == Plan((WeightServer((WEB, TWO), 40),), unable=((EnableCheck(KEY), "not configured"),))
+    # The same weight as then, much later, is a new wish.
+    assert planned(wanted, unchecked, replace(two, weight=40), memory=memory).steps == (WeightServer((WEB, TWO), 33),)
+    # Another configuration may be better.
+    memory.note_reload(is_new_base=True)
+    assert planned(wanted, unchecked, two, memory=memory).unable == ()
+
+
+def test_where_a_reload_is_impossible_the_refused_waits_and_all_else_goes_on() -> None:
+    wanted = revision(server(weight=33), server(TWO, THERE))
+    memory = Memory(refused={WeightServer(KEY, 33): "static"})
+    found = plan(
+        wanted, read_config(wanted.text), (running(),), read_config(wanted.text), memory, {}, Instant(1.0),
+        can_reload=False,
+    )  # fmt: skip
+    assert found.steps == (ADD_TWO, PROBE_TWO)
+    assert found.unable == ((WeightServer(KEY, 33), "static"),)
+    assert not found.reload_reason
 
 
 def test_servers_that_are_not_ours_are_left_alone() -> None:

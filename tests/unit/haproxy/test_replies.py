@@ -15,7 +15,7 @@ from rumor.haproxy.replies import (
     split_picture,
 )
 from rumor.model import Rotation, ServerObservation
-from rumor.names import HostPort
+from rumor.names import HostPort, parse_ip
 
 COLUMNS = (
     "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight "
@@ -24,7 +24,7 @@ COLUMNS = (
     "srv_agent_addr srv_agent_port"
 )
 HEAD = f"1\n# {COLUMNS}\n"
-STAT_HEAD = "# pxname,svname,qcur,scur,stot,econ,eresp,status,weight,check_status\n"
+STAT_HEAD = "# pxname,svname,qcur,scur,slim,stot,econ,eresp,status,weight,check_status\n"
 
 
 def state_row(name: str = "one", *, address: str = "10.0.0.1", port: int = 80, admin: int = 0, op: int = 2) -> str:
@@ -32,7 +32,7 @@ def state_row(name: str = "one", *, address: str = "10.0.0.1", port: int = 80, a
 
 
 def stat_row(name: str = "one", *, status: str = "UP", check: str = "L7OK", scur: str = "0", qcur: str = "0") -> str:
-    return f"web,{name},{qcur},{scur},12,1,2,{status},100,{check}\n"
+    return f"web,{name},{qcur},{scur},,12,1,2,{status},100,{check}\n"
 
 
 def one(state: str, stat: str) -> ServerObservation:
@@ -95,6 +95,16 @@ def test_a_reload_says_success_or_why_not() -> None:
     assert parse_reload("Success=1\n--\n") == ""
     assert parse_reload("Success=0\n--\n[ALERT] (12) : cannot bind\n") == "[ALERT] (12) : cannot bind"
     assert "the reload failed" in parse_reload("")
+
+
+def test_the_words_against_a_reload_begin_with_what_stands_against_it() -> None:
+    alerts = (
+        "[ALERT]    (7) : Binding [/run/haproxy.cfg:32] for frontend rumor: cannot bind UNIX socket [abns@x]\n"
+        "[ALERT]    (7) : [/bin/haproxy.main()] Some protocols failed to start their listeners! Exiting."
+    )
+    notices = "[NOTICE]   (7) : haproxy version is 2.8.25\n[NOTICE]   (7) : path to executable is /bin/haproxy"
+    warning = "[WARNING]  (7) : Loading failure!"
+    assert parse_reload(f"Success=0\n--\n{notices}\n{alerts}\n{warning}\n") == f"{alerts}\n{warning}\n{notices}"
 
 
 def test_a_variable_that_is_not_set_is_empty() -> None:
@@ -237,6 +247,13 @@ def test_states_of_servers_that_stay_where_they_are_go_on() -> None:
     stay = {"one": HostPort("10.0.0.1", 80), "two": HostPort("10.0.0.1", 80)}
     rows = filtered(state_row(admin=8) + state_row("two"), stay)
     assert (rows["one"]["srv_admin_state"], rows["two"]["srv_admin_state"]) == ("8", "0")
+
+
+def test_an_address_is_the_same_however_haproxy_writes_it() -> None:
+    stay = {"one": HostPort.of(parse_ip("::ffff:10.0.0.1"), 80), "two": HostPort.of(parse_ip("::10.0.0.2"), 80)}
+    rows = filtered(state_row(address="::ffff:10.0.0.1", admin=8) + state_row("two", address="::10.0.0.2"), stay)
+    assert (rows["one"]["srv_admin_state"], rows["two"]["srv_admin_state"]) == ("8", "0")
+    assert filtered(state_row(address="-"), stay) == {}
 
 
 @pytest.mark.parametrize("admin", [1, 8])

@@ -128,29 +128,6 @@ async def test_the_words_of_a_check_are_bounded(tmp_path: Path) -> None:
 # --- new addresses
 
 
-def config(*binds: str) -> str:
-    return "frontend rumor\n" + "".join(f"    bind {bind}\n" for bind in binds)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "found"),
-    [
-        ((), (":80",), (Endpoint("", 80),)),
-        ((":80",), (":80",), ()),
-        ((":80",), (":80 ssl", "[::1]:81"), (Endpoint("::1", 81),)),
-        (("10.0.0.1:80",), ("10.0.0.2:80",), (Endpoint("10.0.0.2", 80),)),
-        (("10.0.0.1:80",), (":80",), ()),  # the running HAProxy holds a part of it, and hands it on
-        ((":80",), ("10.0.0.1:80",), ()),
-        ((":80",), (":81", ":81"), (Endpoint("", 81),)),
-        ((), ("*:80", "10.0.0.1:1,10.0.0.1:2"), (Endpoint("", 80), Endpoint("10.0.0.1", 1), Endpoint("10.0.0.1", 2))),
-        ((), ("unix@/run/x", "fd@3", "/run/x", "abns@x"), ()),
-        (("10.0.0.1:80",), (), ()),
-    ],
-)
-def test_only_what_is_new_is_tried(old: tuple[str, ...], new: tuple[str, ...], found: tuple[Endpoint, ...]) -> None:
-    assert publish.new_binds(config(*old), config(*new)) == found
-
-
 @pytest.mark.parametrize("host", ["127.0.0.1", "", "::1"])
 def test_a_taken_address_is_named(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -165,6 +142,16 @@ def test_a_taken_address_is_named(host: str) -> None:
 
 def test_an_address_of_another_machine_is_named() -> None:
     assert "cannot bind 192.0.2.1:9: " in publish.test_bind([Endpoint("192.0.2.1", 9)])
+
+
+def test_a_socket_needs_a_directory_that_can_be_written(tmp_path: Path) -> None:
+    assert publish.test_bind([tmp_path / "x.sock"]) == ""
+    missing = tmp_path / "missing" / "x.sock"
+    assert publish.test_bind([missing]) == f"cannot bind {missing}: there is no directory {missing.parent}"
+    if os.geteuid() != 0:
+        tmp_path.chmod(0o500)
+        assert "cannot be written" in publish.test_bind([tmp_path / "x.sock"])
+        tmp_path.chmod(0o700)
 
 
 def test_free_addresses_are_free_afterwards(free_port: Callable[[], int]) -> None:
