@@ -11,13 +11,15 @@ async def test_conversation_is_not_half_closed_before_its_last_reply(tmp_path: P
     finished_early: list[bool] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        commands = (await reader.readuntil(b"quit\n")).splitlines()[:-1]
+        *lines, _ = (await reader.readuntil(b"quit\n")).splitlines()
         try:
             async with asyncio.timeout(0.1):
                 finished_early.append(await reader.read(1) == b"")
         except TimeoutError:
             finished_early.append(False)
-        writer.write(b"\n> " + b"\n\n> " * (len(commands) - 1) + b"\n")
+        # As 2.8 does: a prompt after each command, the version where it is asked for.
+        answers = [b"2.8.25" if command == b"show version" else b"" for line in lines for command in line.split(b";")]
+        writer.write(b"".join(answer + b"\n\n> " for answer in answers) + b"\n")
         writer.close()
 
     server = await asyncio.start_unix_server(serve, tmp_path / "haproxy.sock")
