@@ -39,6 +39,7 @@ def supervise(
     the agent drains and leaves, then the others stop, and all ends with status 0.
     """
     from rumor.config import load
+    from rumor.errors import ConfigError, PeerError
     from rumor.host.plan import Node, parts_of
     from rumor.host.run import become_s6, prepare
     from rumor.names import parse_member_name
@@ -49,9 +50,14 @@ def supervise(
     log.configure(level=log_level, format=log_format)
     path = file_of(file)
     config = load(path, environ=os.environ, overrides=overrides_of(settings))
-    name = parse_member_name(node or socket.gethostname().partition(".")[0])
+    try:
+        name = parse_member_name(node or socket.gethostname().partition(".")[0])
+    except PeerError as error:
+        raise ConfigError(f"{error}: set RUMOR_NODE, or give the host another name") from error
     played = parts_of(parts, os.environ, config.services)
     # An app runs where its image says, or where it was started: WORKDIR.
+    for warning in config.warnings:
+        log.get_logger("config").warning("not_acted_on", text=warning)
     plan = Node(name, played, path.absolute() if path else None, data_of(data, path), settings, Path.cwd())
     asyncio.run(prepare(config, plan, scan_directory.absolute(), os.environ))
     become_s6(scan_directory.absolute())
