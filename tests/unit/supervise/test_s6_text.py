@@ -51,12 +51,13 @@ def test_the_agent_is_stopped_and_waited_for_before_the_others() -> None:
     for signal in STOP_SIGNALS:
         lines = files[stop_script(signal)][0].splitlines()
         orders = [line for line in lines if line.startswith("s6-")]
+        assert lines[-2:] == ['for log in */log; do s6-svc -dx "$log" 2> /dev/null; done', "exit 0"], "one at a time"
         assert orders[:6] == [
             "s6-svc -d agent", "s6-svwait -D -t 3500 agent",
             "s6-svc -d haproxy", "s6-svwait -D -t 3500 haproxy",
             "s6-svc -d web-app", "s6-svwait -D -t 3500 web-app",
         ]  # fmt: skip
-        assert orders[6:] == ["s6-svscanctl -t .", "s6-svc -dx */log 2> /dev/null"]
+        assert orders[6:] == ["s6-svscanctl -t ."]
 
 
 def finish(directory: Path, program: Program, status: str, signal: str) -> str:
