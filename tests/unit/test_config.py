@@ -8,8 +8,10 @@ import pytest
 
 from rumor.config import Config, load, parse_duration
 from rumor.errors import ConfigError
+from rumor.host.plan import SECRETS
 from rumor.names import Endpoint
 from rumor.render.settings import Route
+from rumor.supervise.notify import FD_VARIABLE
 
 GOOD = """\
 [cluster]
@@ -203,6 +205,8 @@ def test_a_variable_that_nobody_reads_is_told_of(tmp_path: Path) -> None:
         "the environment variable RUMOR_CLUSTR_PRESET: nobody reads it; did you mean RUMOR_CLUSTER_PRESET?",
         "the environment variable RUMOR_SERVICE_WEB_PROT: nobody reads it; did you mean RUMOR_SERVICE_WEB_PORT?",
     )
+    own = {FD_VARIABLE: "3", **dict.fromkeys(SECRETS, "AAECAwQFBgcICQoLDA0ODw==")}
+    assert read(tmp_path, GOOD, own).warnings == (), "what rumor itself gives its programs"
     text = GOOD + '[api]\nbind = ":1"\ntoken = "env:RUMOR_OF_OURS"\n'
     assert read(tmp_path, text, {"RUMOR_OF_OURS": "secret"}).warnings == (), "a secret that rumor.toml names"
 

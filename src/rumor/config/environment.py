@@ -24,10 +24,10 @@ COMMANDS_OWN = frozenset(
     f"RUMOR_{name}"
     for name in (
         "FILE", "DATA", "NODE", "API", "TOKEN", "LOG_LEVEL", "LOG_FORMAT", "HAPROXY", "ROLE", "SCAN_DIRECTORY",
-        "HTTP", "STATS",
+        "HTTP", "STATS", "NOTIFY_FD", "NODE_DIRECTORY",
     )
 )  # fmt: skip
-"""What commands, images and compose.yaml read besides rumor.toml's keys."""
+"""What commands, images, compose.yaml and supervised programs read besides rumor.toml's keys."""
 _SECTIONS = ("cluster", "balancer", "api", "serf")
 _NAMED = ("service", "program")
 _BY_ENVIRONMENT = re.compile(r"env:([A-Za-z_][A-Za-z0-9_]*)")
