@@ -32,4 +32,4 @@ class Report:
     """Servers of the service that this engine does not run: nothing was done to them."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"steps": [asdict(step) for step in self.steps]}
+        return asdict(self) | {"steps": [asdict(step) for step in self.steps], "elsewhere": list(self.elsewhere)}
