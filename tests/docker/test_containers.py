@@ -105,6 +105,21 @@ def test_it_runs_read_only_without_root_and_ends_in_order(
     side_by_side(lambda: live(first="s6-svscan"), lambda: live("--init", first="docker-init"), hold_the_log)
 
 
+@pytest.mark.timeout(120)
+def test_it_can_be_stopped_at_any_moment_of_its_start(
+    images: Engine, start: Start, network: Callable[..., str]
+) -> None:
+    """A signal that a first process does not handle is lost, and starting takes a moment."""
+    alone = network()
+
+    def stop_after(seconds: float) -> None:
+        name = start("rumor-webapp", *READ_ONLY, "--network", alone)
+        time.sleep(seconds)  # What is tested is a stop at many moments.
+        stop(images, name)
+
+    side_by_side(*(lambda tenths=tenths: stop_after(tenths / 10) for tenths in range(0, 12, 2)))
+
+
 CRASHERS, CRASHES = 20, 10
 CRASHING = """
 [service.web]
