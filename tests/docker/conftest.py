@@ -87,6 +87,9 @@ def engine() -> Iterator[Engine]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(10)
+        for namespace in (directory / "exec" / "netns").glob("*"):
+            # A build through the host's network leaves its namespace mounted.
+            subprocess.run(["umount", namespace], check=False, timeout=10)
         shutil.rmtree(directory, ignore_errors=True)
 
 
