@@ -42,7 +42,7 @@ ACTING_LIBRARIES = {
 }
 THINKING = {
     "model", "names", "offers", "errors", "config.lines", "config.values", "config.services", "config.traffic",
-    "config.templates", "config.programs",
+    "config.templates", "config.programs", "config.environment",
     "config.rumor_toml", "swim.messages", "swim.codec", "swim.presets",
     "swim.membership", "swim.suspicion", "swim.probe", "swim.awareness", "swim.broadcast", "swim.events",
     "swim.scenario", "swim.fields", "swim.lzw", "swim.sealing", "swim.wire", "swim.delegate", "swim.node",

@@ -8,8 +8,10 @@ import pytest
 
 from rumor.config import Config, load, parse_duration
 from rumor.errors import ConfigError
+from rumor.host.plan import SECRETS
 from rumor.names import Endpoint
 from rumor.render.settings import Route
+from rumor.supervise.notify import FD_VARIABLE
 
 GOOD = """\
 [cluster]
@@ -168,3 +170,52 @@ def test_what_images_are_told_by_short_variables(tmp_path: Path) -> None:
     assert load(None, environ={"RUMOR_KEY": "AAECAwQFBgcICQoLDA0ODw=="}).cluster.key == config.cluster.key
     with pytest.raises(ConfigError, match=r"RUMOR_KEY_FILE.*cannot read the secret"):
         load(None, environ={"RUMOR_KEY_FILE": str(tmp_path / "nowhere")})
+
+
+def test_tags_of_the_environment_are_more_tags(tmp_path: Path) -> None:
+    text = '[serf]\ntags = { dc = "a", rack = "1" }\n'
+    assert read(tmp_path, text, {"RUMOR_TAGS": "rack=7,zone=b"}).serf.tags == {"dc": "a", "rack": "7", "zone": "b"}
+    assert read(tmp_path, text, {"RUMOR_TAGS": ""}).serf.tags == {"dc": "a", "rack": "1"}
+
+
+@pytest.mark.parametrize("text", ["dc=a,rack", "=a"])
+def test_a_tag_without_a_value_or_a_name_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="RUMOR_TAGS: wants NAME=VALUE, with commas, and this is"):
+        load(None, environ={"RUMOR_TAGS": text})
+
+
+def test_an_empty_variable_for_the_key_means_no_key() -> None:
+    assert load(None, environ={"RUMOR_KEY_FILE": "", "RUMOR_KEY": ""}).cluster.key is None
+    key = {"RUMOR_KEY": "AAECAwQFBgcICQoLDA0ODw==", "RUMOR_KEY_FILE": ""}
+    assert load(None, environ=key).cluster.key == bytes(range(16))
+
+
+def test_text_from_the_environment_is_text_whatever_it_looks_like(tmp_path: Path) -> None:
+    environ = {"RUMOR_SERVICE_WEB_COMMAND": "true", "RUMOR_SERVICE_WEB_VERSION": "1.10", "RUMOR_CLUSTER_NAME": '"shop"'}
+    config = read(tmp_path, GOOD, environ)
+    assert (config.service("web").command, config.service("web").version) == ("true", "1.10")
+    assert config.cluster.name == "shop", "TOML's own quotes are still understood"
+    with pytest.raises(ConfigError, match=r"service.web.sticky: wants true or false, and this is a number"):
+        read(tmp_path, GOOD, {"RUMOR_SERVICE_WEB_STICKY": "1"})
+
+
+def test_a_variable_that_nobody_reads_is_told_of(tmp_path: Path) -> None:
+    environ = {"RUMOR_CLUSTR_PRESET": "lan", "RUMOR_SERVICE_WEB_PROT": "1", "RUMOR_ROLE": "web", "PATH": "/bin"}
+    assert read(tmp_path, GOOD, environ).warnings == (
+        "the environment variable RUMOR_CLUSTR_PRESET: nobody reads it; did you mean RUMOR_CLUSTER_PRESET?",
+        "the environment variable RUMOR_SERVICE_WEB_PROT: nobody reads it; did you mean RUMOR_SERVICE_WEB_PORT?",
+    )
+    own = {FD_VARIABLE: "3", **dict.fromkeys(SECRETS, "AAECAwQFBgcICQoLDA0ODw==")}
+    assert read(tmp_path, GOOD, own).warnings == (), "what rumor itself gives its programs"
+    text = GOOD + '[api]\nbind = ":1"\ntoken = "env:RUMOR_OF_OURS"\n'
+    assert read(tmp_path, text, {"RUMOR_OF_OURS": "secret"}).warnings == (), "a secret that rumor.toml names"
+
+
+def test_a_variable_for_a_service_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    for variable in ("RUMOR_SERVICE_SHOP_PORT", "RUMOR_SERVICE_SHOP_MAX_CONNECTIONS"):
+        assert refusal(tmp_path, GOOD, {variable: "1"}) == (
+            f"the environment variable {variable}: there is no [service.shop] in FILE (known: web, api)"
+        )
+    # What Kubernetes sets for a service of its own called rumor.
+    strangers = {"RUMOR_SERVICE_HOST": "10.0.0.1", "RUMOR_SERVICE_PORT": "80", "RUMOR_PORT_80_TCP_PORT": "80"}
+    assert len(read(tmp_path, GOOD, strangers).warnings) == 3

@@ -9,6 +9,7 @@ import pytest
 
 from rumor.config.rumor_toml import SECTION_KEYS
 from rumor.demo.report import TITLES
+from rumor.deploy.report import Report, Step
 from rumor.model import (
     Cause,
     Evidence,
@@ -17,6 +18,7 @@ from rumor.model import (
     Outcome,
     Record,
     Rotation,
+    Seconds,
     Server,
     ServerObservation,
     Service,
@@ -57,10 +59,11 @@ def views_by_key() -> dict[str, object]:
         "services": views.table_json(table),
         "revisions": views.history_json([stored]),
         "records": views.journal_json([Record(NOW, "start", "", "")]),
+        "elsewhere": Report("web", False, "", (Step("web-1", "started", Seconds(1.0)),), ("web-2",)).as_json(),
     }
 
 
-@pytest.mark.parametrize("key", ["members", "services", "revisions", "records"])
+@pytest.mark.parametrize("key", ["members", "services", "revisions", "records", "elsewhere"])
 def test_the_shapes_in_the_document_are_those_of_the_views(key: str) -> None:
     documented = [example for example in examples() if key in example and "node" not in example]
     assert [shape(example) for example in documented] == [shape(views_by_key()[key])]

@@ -23,6 +23,8 @@ DRAIN_QUERY = "_rumor_drain"
 ANSWER_AFTER = Seconds(0.5)
 """How long a balancer may keep an answer that is not yet `none`."""
 QUERY_TIMEOUT = Seconds(2.0)
+_GOES_ON = MemberStatus.FAILED
+"""A balancer whose agent has failed may well have a HAProxy that goes on, and an agent that is about to come back."""
 _PRESENT = frozenset({MemberStatus.ALIVE, MemberStatus.SUSPECT, MemberStatus.LEAVING})
 _PAYLOAD_LIMIT = 900
 _SESSIONS = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -96,6 +98,15 @@ def _text(payload: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Drained:
+    """How a drain ended."""
+
+    is_clean: bool
+    """Whether nothing of this node was in use any more, rather than the time over."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drain:
     """A drain under way: which balancers still have to speak, and until when the node waits for them."""
 
@@ -111,9 +122,14 @@ class Drain:
     def start(
         cls, member: MemberName, services: Iterable[ServiceName], members: Iterable[Member], deadline: Instant
     ) -> "Drain":
-        """Begin to wait for each balancer that is alive now, for each service."""
+        """Begin to wait for each balancer whose HAProxy may send requests now, for each service."""
         offered = tuple(services)
-        others = [other for other in members if other.name != member and other.status in _PRESENT]
+        others = [
+            other
+            for other in members
+            if other.name != member
+            and (other.status in _PRESENT or (other.status is _GOES_ON and BALANCER_TAG in other.tags))
+        ]
         balancers = [other.name for other in others if BALANCER_TAG in other.tags]
         return cls(
             member,
@@ -143,6 +159,16 @@ class Drain:
             else f"{balancer} holds {count} session{'s' if count != 1 else ''} of {service}"
             for balancer, service in sorted(self.awaited)
         )
+
+    def describe_end(self) -> Drained:
+        """Return how it ended, once it is done."""
+        if self.awaited:
+            return Drained(False, f"the drain time is over: {self.describe_rest()}")
+        if self.has_balancers:
+            return Drained(True, "no balancer holds a session of this node any more")
+        if self.others:
+            return Drained(False, "the drain time is over: no balancer is known, but other members are")
+        return Drained(True, "this node is alone: there is nobody to wait for")
 
     def forget_left(self, members: Iterable[Member]) -> "Drain":
         """Note who has left. A balancer's word is waited for all the same: its HAProxy may well go on without it."""

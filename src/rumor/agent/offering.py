@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from rumor.agent.drain import ANSWER_AFTER, Drain, Holding
+from rumor.agent.drain import ANSWER_AFTER, Drain, Drained, Holding
 from rumor.checks.loop import AppChecker
 from rumor.checks.outcome import CheckSettings, Outcome
 from rumor.log import get_logger
@@ -116,16 +116,13 @@ class Offering:
         members: Callable[[], tuple[Member, ...]],
         tell_balancers: Callable[[], None],
         ask: Callable[[Sequence[MemberName], Sequence[ServiceName]], None],
-    ) -> str:
-        """Say draining and wait until the balancers have let go, or the longest drain time is over; say which.
+    ) -> Drained:
+        """Say draining and wait until the balancers have let go, or the longest drain time is over; return which.
 
         Args:
             members: everybody, as known at each call.
             tell_balancers: repeats this node's word to them; a lost packet then costs one repetition.
             ask: asks these balancers how many sessions of these services are open; answers come to `hear`.
-
-        Returns:
-            What was still open when the time was over; empty if nothing was.
         """
         self._is_draining = True
         for service in self._offers:
@@ -145,12 +142,12 @@ class Offering:
             except TimeoutError:
                 tell_balancers()
             self._drain = self._drain.forget_left(members())
-        rest = self._drain.describe_rest()
-        if rest:
-            log.warning("drain_deadline", after=f"{wait:g}s", text=rest)
+        ended = self._drain.describe_end()
+        if ended.is_clean:
+            log.info("drained", services=",".join(self._offers), text=ended.text)
         else:
-            log.info("drained", services=",".join(self._offers))
-        return rest
+            log.warning("drain_deadline", after=f"{wait:g}s", text=ended.text)
+        return ended
 
     def _listener(self, service: ServiceName) -> Callable[[AppState, Outcome], None]:
         def listen(state: AppState, outcome: Outcome) -> None:

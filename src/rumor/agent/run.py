@@ -269,9 +269,8 @@ class Agent:
 
     async def _drain_and_leave(self, membership: Membership) -> None:
         if self._offering.offers():
-            rest = await self._offering.drain(membership.members, membership.tell_balancers, self._ask_balancers)
-            text = f"the drain time is over: {rest}" if rest else "no balancer holds a session of this node any more"
-            self._record("drain_deadline" if rest else "drained", self._name, text)
+            ended = await self._offering.drain(membership.members, membership.tell_balancers, self._ask_balancers)
+            self._record("drained" if ended.is_clean else "drain_deadline", self._name, ended.text)
         self._record("leave", self._name, "this node leaves")
         await membership.leave(deadline=Seconds(self._timings().leave_timeout + _LEAVE_SLACK))
 

@@ -1,6 +1,7 @@
 """What several commands share: options, which files are meant, and the agent to ask."""
 
 import os
+import socket
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -46,7 +47,9 @@ format_option = click.option(
 )
 asking = options(
     data_option,
-    click.option("--node", metavar="NAME", help="Which node's agent to ask (default: the balancer's)."),
+    click.option(
+        "--node", envvar="RUMOR_NODE", metavar="NAME", help="Which node's agent to ask (default: the balancer's)."
+    ),
     click.option("--api", envvar="RUMOR_API", metavar="URL", help="Ask an agent over TCP, http://HOST:PORT."),
     click.option("--token", envvar="RUMOR_TOKEN", metavar="TOKEN", help="The token of that API."),
     format_option,
@@ -102,11 +105,13 @@ def agent_api(data: Path | None, node: str | None, api: str | None, token: str |
         return AgentApi(url=api, token=token or "")
     directory = data_of(data, file_of(None))
     if node is None and not places(directory, "balancer").agent_socket.exists():
-        # No balancer here: where one node lives in this directory, that is the one meant.
+        # No balancer here: this host's own node is meant, or the only one that lives in this directory. A container
+        # made anew may find the directory of the one before it, socket and all.
         found = [
             path.name for path in sorted(directory.glob("*")) if places(directory, path.name).agent_socket.exists()
         ]
-        node = found[0] if len(found) == 1 else None
+        own = socket.gethostname().partition(".")[0]
+        node = own if own in found else found[0] if len(found) == 1 else None
     client = AgentApi(socket_path=places(directory, node or "balancer").agent_socket)
     if not places(directory, node or "balancer").agent_socket.exists():
         raise RumorError(

@@ -7,10 +7,11 @@ handed its own small settings and never meets the whole.
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from rumor.config.environment import read_environment
 from rumor.config.lines import key_lines
 from rumor.config.programs import PROGRAM_KEYS, ProgramConfig, read_programs
 from rumor.config.services import SERVICE_KEYS, ServiceConfig, read_services
@@ -164,13 +165,16 @@ def load(
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: this is not TOML: {error}") from error
-    origins: dict[tuple[str, ...], str] = {}
-    _apply_environment(raw, environ, origins)
+    said = read_environment(environ, raw, SECTION_KEYS, path)
+    origins, texts = dict(said.origins), dict(said.texts)
+    for key, value in said.values.items():
+        _put(raw, key, value)
     for key, value in (overrides or {}).items():
         _put(raw, key, value)
         origins[key] = "a flag"
-    reader = Reader(path, key_lines(text), origins, environ)
-    return _read_config(reader, raw, path)
+        texts.pop(key, None)
+    reader = Reader(path, key_lines(text), origins, environ, texts)
+    return _read_config(reader, raw, path, list(said.warnings))
 
 
 def _read(path: Path) -> str:
@@ -184,69 +188,6 @@ def _read(path: Path) -> str:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text") from error
-
-
-# --- the environment
-
-
-_SECTIONS = ("cluster", "balancer", "api", "serf")
-
-
-def _apply_environment(raw: dict[str, object], environ: Mapping[str, str], origins: dict[tuple[str, ...], str]) -> None:
-    names = {kind: list(tables) for kind in ("service", "program") if isinstance(tables := raw.get(kind), dict)}
-    for variable in sorted(environ):
-        short = _SHORT.get(variable)
-        key = short or _variable_path(variable, names)
-        if key is not None:
-            text = environ[variable]
-            _put(raw, key, _short_value(variable, text) if short else _environment_value(text))
-            origins[key] = f"the environment variable {variable}"
-
-
-_SHORT = {
-    "RUMOR_JOIN": ("cluster", "join"),
-    "RUMOR_KEY": ("cluster", "key"),
-    "RUMOR_KEY_FILE": ("cluster", "key"),
-    "RUMOR_TAGS": ("serf", "tags"),
-}
-
-
-def _short_value(variable: str, text: str) -> object:
-    """Read what people write by hand: lists and pairs with commas, no TOML."""
-    if variable == "RUMOR_KEY_FILE":
-        return f"file:{text}"
-    if variable == "RUMOR_KEY":
-        return text
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    return parts if variable == "RUMOR_JOIN" else dict(_pair(part) for part in parts)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    return name.strip(), value.strip()
-
-
-def _variable_path(variable: str, names: Mapping[str, Iterable[str]]) -> tuple[str, ...] | None:
-    words = variable.removeprefix("RUMOR_").lower()
-    if not variable.startswith("RUMOR_"):
-        return None
-    for section in _SECTIONS:
-        if words.startswith(f"{section}_") and words.removeprefix(f"{section}_") in SECTION_KEYS[section]:
-            return section, words.removeprefix(f"{section}_")
-    for kind, tables in names.items():
-        for name in tables:
-            prefix = f"{kind}_{re.sub('[^a-z0-9]', '_', name.lower())}_"
-            if words.startswith(prefix) and words.removeprefix(prefix) in SECTION_KEYS[kind]:
-                return kind, name, words.removeprefix(prefix)
-    return None
-
-
-def _environment_value(text: str) -> object:
-    """Read a value as TOML would, or else as bare text: RUMOR_CLUSTER_PRESET=lan needs no quotes."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
 
 
 def _put(raw: dict[str, object], path: tuple[str, ...], value: object) -> None:
@@ -278,9 +219,8 @@ SECTION_KEYS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-def _read_config(reader: Reader, raw: Mapping[str, object], path: Path | None) -> Config:
+def _read_config(reader: Reader, raw: Mapping[str, object], path: Path | None, warnings: list[str]) -> Config:
     reader.table(raw, (), ("cluster", "balancer", "api", "serf", "service", "template", "program"))
-    warnings: list[str] = []
     services = read_services(reader, _named_tables(reader, raw, "service"), warnings)
     templates = read_templates(reader, _named_tables(reader, raw, "template"))
     programs = read_programs(reader, _named_tables(reader, raw, "program"))

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -45,6 +45,8 @@ class Reader:
     lines: dict[tuple[str, ...], int]
     origins: Mapping[tuple[str, ...], str]
     environ: Mapping[str, str]
+    literal: Mapping[tuple[str, ...], str] = field(default_factory=dict)
+    """What the environment says, letter for letter: a version 1.10 is no number where text is wanted."""
 
     def fail(self, key: tuple[str, ...], text: str) -> NoReturn:
         raise ConfigError(f"{self.where(key)}{'.'.join(key)}: {text}")
@@ -71,6 +73,8 @@ class Reader:
 
     def text(self, table: Mapping[str, object], key: tuple[str, ...], default: str = "") -> str:
         value = table.get(key[-1], default)
+        if not isinstance(value, str):
+            value = self.literal.get(key, value)
         if not isinstance(value, str):
             self.fail(key, f"wants text, and this is {_name_of(value)}")
         if not value.isprintable():

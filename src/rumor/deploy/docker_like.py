@@ -10,11 +10,16 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+PROJECT_LABEL = "com.docker.compose.project"
 NUMBER_LABEL = "com.docker.compose.container-number"
 _FROM_IMAGE = frozenset(
     ["Cmd", "Entrypoint", "Healthcheck", "User", "WorkingDir", "Volumes", "ExposedPorts", "StopSignal", "Shell"]
 )
 _OF_ITS_OWN = ("Hostname", "Domainname", "Image", "Env", "Labels", "MacAddress")
+_NODE = "RUMOR_NODE"
+_ANONYMOUS = re.compile(r"[0-9a-f]{64}")
+"""The name of a volume that nobody named: one container's own."""
+_DEFAULT_NETWORK = {"default": "bridge"}
 _NUMBERED = re.compile(r"(.*[-_])([0-9]+)")
 
 
@@ -53,6 +58,8 @@ def container_like(
         if key not in _OF_ITS_OWN and not (key in _FROM_IMAGE and value == defaults.get(key))
     }
     given = dict(_pair(entry) for entry in config.get("Env") or () if entry not in (defaults.get("Env") or ()))
+    # Two members of one name would be at odds: the new one's is its hostname.
+    given.pop(_NODE, None)
     wanted["Env"] = [f"{key}={value}" for key, value in sorted({**given, **environment}.items())]
     labels = {
         key: value
@@ -65,15 +72,45 @@ def container_like(
         net: {"Aliases": _aliases(settings.get("Aliases") or (), container), "Links": settings.get("Links")}
         for net, settings in (container["NetworkSettings"].get("Networks") or {}).items()
     }
-    first = dict(list(networks.items())[:1])
+    mode = container["HostConfig"].get("NetworkMode")
+    first = {net: networks[net] for net in (_DEFAULT_NETWORK.get(mode, mode), *networks) if net in networks}
+    first = dict(list(first.items())[:1])
     body = {
         **wanted,
         "Image": image,
         "Labels": labels,
-        "HostConfig": container["HostConfig"],
+        "HostConfig": _without_anonymous_volumes(container["HostConfig"]),
         "NetworkingConfig": {"EndpointsConfig": first},
     }
     return Wanted(name, body, {net: settings for net, settings in networks.items() if net not in first})
+
+
+def member_of(container: Mapping[str, Any]) -> str:
+    """Return the name of the member that a container is, as `rumor supervise` in it chooses it."""
+    variables = dict(_pair(entry) for entry in container["Config"].get("Env") or ())
+    return variables.get(_NODE) or str(container["Config"]["Hostname"]).partition(".")[0]
+
+
+def project_of(container: Mapping[str, Any]) -> str:
+    """Return the compose project of a container, empty if it has none."""
+    return str((container["Config"].get("Labels") or {}).get(PROJECT_LABEL, ""))
+
+
+def _without_anonymous_volumes(host: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out one container's own volumes: a new container gets its own.
+
+    Compose names them when it makes a container anew, so that the next one finds its data; all new ones would share it.
+    """
+    kept = dict(host)
+    if host.get("Binds"):
+        kept["Binds"] = [bind for bind in host["Binds"] if not _ANONYMOUS.fullmatch(bind.partition(":")[0])]
+    if host.get("Mounts"):
+        kept["Mounts"] = [
+            mount
+            for mount in host["Mounts"]
+            if mount.get("Type") != "volume" or not _ANONYMOUS.fullmatch(mount.get("Source") or "")
+        ]
+    return kept
 
 
 def next_names(model: str, taken: Collection[str], count: int) -> list[str]:

@@ -40,6 +40,9 @@ class Engine(Protocol):
             Unreachable: the engine, or the balancer that knows who offers the service, does not answer.
         """
 
+    async def elsewhere(self, service: ServiceName) -> tuple[str, ...]:
+        """Return the servers of a service that this engine does not run, and so leaves as they are."""
+
     async def start_new(self, service: ServiceName, spec: Spec, count: int) -> tuple[Instance, ...]:
         """Start more instances, like those that run but for `spec`, without waiting until they are ready.
 

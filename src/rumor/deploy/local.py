@@ -47,6 +47,10 @@ class LocalEngine:
         ]
         return tuple(sorted(found, key=lambda instance: _number(instance.name)))
 
+    async def elsewhere(self, service: ServiceName) -> tuple[str, ...]:
+        """Return none: a cluster of one machine is all there."""
+        return ()
+
     async def in_rotation(self, service: ServiceName) -> frozenset[str]:
         """Return the servers that the balancer has ready and well by HAProxy's check."""
         api = AgentApi(socket_path=places(self._data, BALANCER).agent_socket)

@@ -27,7 +27,9 @@ class Report:
     ok: bool
     reason: str
     """Why it ended early, empty if it did not."""
-    steps: tuple[Step, ...]
+    steps: tuple[Step, ...] = ()
+    elsewhere: tuple[str, ...] = ()
+    """Servers of the service that this engine does not run: nothing was done to them."""
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self) | {"steps": [asdict(step) for step in self.steps]}
+        return asdict(self) | {"steps": [asdict(step) for step in self.steps], "elsewhere": list(self.elsewhere)}

@@ -124,5 +124,6 @@ def _stop_script(programs: Sequence[Program], scan_directory: Path) -> str:
         for program in members:
             lines.append(f"s6-svwait -D -t {round(program.stop_wait * 1000) + 1000} {shlex.quote(program.name)}")
     # A child that went into a session of its own may hold a log open for ever: loggers are not waited for.
-    lines += ["s6-svscanctl -t .", "sleep 1", "s6-svc -dx */log 2> /dev/null", "exit 0"]
+    logs = 'for log in */log; do s6-svc -dx "$log" 2> /dev/null; done'
+    lines += ["s6-svscanctl -t .", "sleep 1", logs, "exit 0"]
     return "\n".join(lines) + "\n"

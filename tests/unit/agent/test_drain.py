@@ -4,6 +4,7 @@ import pytest
 
 from rumor.agent.drain import (
     Drain,
+    Drained,
     Holding,
     Question,
     format_answer,
@@ -81,6 +82,27 @@ def test_a_node_that_sees_no_balancer_waits_its_whole_drain_time() -> None:
 def test_a_node_that_is_alone_leaves_at_once() -> None:
     assert start().is_done(Instant(0.0))
     assert start(member("web-2", status=MemberStatus.FAILED)).is_done(Instant(0.0))
+    assert start(member("lb-1", balances=True, status=MemberStatus.LEFT)).is_done(Instant(0.0))
+
+
+def test_a_balancer_that_has_failed_before_is_waited_for_too() -> None:
+    drain = start(member("lb-1", balances=True, status=MemberStatus.FAILED))
+    assert not drain.is_done(Instant(9.9))
+    assert drain.hear(MemberName("lb-1"), [nothing(WEB)]).is_done(Instant(1.0)), "its agent came back"
+
+
+def test_it_says_how_it_ended() -> None:
+    balancer, other = member("lb-1", balances=True), member("web-2")
+    assert start().describe_end() == Drained(True, "this node is alone: there is nobody to wait for")
+    left = start(other).forget_left([member("web-2", status=MemberStatus.LEFT)])
+    assert left.describe_end() == Drained(True, "this node is alone: there is nobody to wait for")
+    assert start(other).describe_end() == Drained(
+        False, "the drain time is over: no balancer is known, but other members are"
+    )
+    assert start(balancer).describe_end() == Drained(False, "the drain time is over: lb-1 has not answered for web")
+    assert start(balancer, other).hear(MemberName("lb-1"), [nothing(WEB)]).describe_end() == Drained(
+        True, "no balancer holds a session of this node any more"
+    )
 
 
 def test_questions_and_answers_are_read_back_as_they_were_written() -> None:

@@ -38,6 +38,11 @@ class Fake:
     fewest: int = 1000
     """How few were in rotation at any look."""
     on_look: Callable[[], None] = lambda: None
+    silent: range = range(0)
+    """At which looks the balancers do not answer."""
+    looked: int = 0
+    broken: frozenset[str] = frozenset()
+    """Whose restart fails as nothing foresees."""
 
     def __post_init__(self) -> None:
         self.running = {f"old-{number}": 0 for number in range(self.count)}
@@ -45,10 +50,14 @@ class Fake:
     async def instances(self, service: ServiceName) -> tuple[Instance, ...]:
         return tuple(Instance(name, name, "old") for name in sorted(self.running))
 
+    async def elsewhere(self, service: ServiceName) -> tuple[str, ...]:
+        return ()
+
     async def start_new(self, service: ServiceName, spec: Spec, count: int) -> tuple[Instance, ...]:
         if spec.image == "none":
             raise Refused("there is no such image")
         for number in range(count):
+            await asyncio.sleep(0.001)
             self._start(f"new-{number}")
         return tuple(Instance(f"new-{number}", f"new-{number}", str(spec)) for number in range(count))
 
@@ -61,6 +70,9 @@ class Fake:
 
     async def restart(self, instance: Instance) -> None:
         await asyncio.sleep(0)
+        if instance.name in self.broken:
+            raise ValueError(f"a mistake about {instance.name}")
+        await asyncio.sleep(0.01)
         self._start(instance.name)
 
     async def words(self, instance: Instance) -> str:
@@ -76,6 +88,9 @@ class Fake:
 
     async def in_rotation(self, service: ServiceName) -> frozenset[str]:
         self.on_look()
+        self.looked += 1
+        if self.looked in self.silent:
+            raise Unreachable("the balancer does not answer")
         found = self.look()
         self.running = {name: max(looks - 1, 0) if looks >= 0 else -1 for name, looks in self.running.items()}
         return found
@@ -83,6 +98,12 @@ class Fake:
 
 def silent(text: str) -> None:
     pass
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110 - a fake tells nobody
+            await asyncio.sleep(0.001)
 
 
 async def test_each_is_waited_for_before_the_next() -> None:
@@ -161,12 +182,68 @@ async def test_a_deploy_that_is_interrupted_takes_the_new_ones_away() -> None:
     task = asyncio.create_task(
         deploy(fake, fake.in_rotation, WEB, Spec(image="new"), patience=Seconds(60.0), say=silent)
     )
-    async with asyncio.timeout(10):
-        while "new-0" not in fake.running:  # noqa: ASYNC110 - a fake tells nobody
-            await asyncio.sleep(0.001)
+    await until(lambda: "new-2" in fake.running)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert sorted(fake.running) == ["old-0", "old-1", "old-2"]
+
+
+@pytest.mark.parametrize("times", [1, 3])
+async def test_a_deploy_that_is_interrupted_while_new_ones_are_started_takes_them_away(times: int) -> None:
+    fake = Fake()
+    task = asyncio.create_task(
+        deploy(fake, fake.in_rotation, WEB, Spec(image="new"), patience=Seconds(60.0), say=silent)
+    )
+    await until(lambda: "new-0" in fake.running)
+    for _ in range(times):
+        task.cancel()
+        await asyncio.sleep(0)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sorted(fake.running) == ["old-0", "old-1", "old-2"]
+
+
+async def test_balancers_that_do_not_answer_for_a_while_end_neither_a_deploy_nor_a_restart() -> None:
+    """The agent of a balancer is started again within a second or two."""
+    fake, said = Fake(silent=range(2, 20)), list[str]()
+    report = await deploy(fake, fake.in_rotation, WEB, Spec(image="new"), patience=Seconds(10.0), say=said.append)
+    assert report.ok, report
+    assert sorted(fake.running) == ["new-0", "new-1", "new-2"]
+    assert said.count("waiting on: the balancer does not answer") == 1, "told, and once"
+    fake = Fake(silent=range(3, 20))
+    report = await restart_rolling(fake, fake.in_rotation, WEB, max_unavailable=1, patience=Seconds(10.0), say=silent)
+    assert report.ok, report
+
+
+async def test_balancers_that_fall_silent_while_old_ones_go_keep_the_rest_and_what_was_done_is_told() -> None:
+    fake = Fake()
+
+    def fall_silent() -> None:
+        if "old-0" not in fake.running:
+            fake.silent = range(1_000_000)
+
+    fake.on_look = fall_silent
+    report = await deploy(fake, fake.in_rotation, WEB, Spec(image="new"), patience=PATIENCE, say=silent)
+    assert not report.ok
+    assert [step.instance for step in report.steps] == ["new-0", "new-1", "new-2", "old-0"]
+    assert {"old-1", "old-2", "new-0"} <= set(fake.running)
+
+
+async def test_a_mistake_about_one_does_not_leave_its_siblings_half_way() -> None:
+    fake = Fake(broken=frozenset({"old-0"}))
+    with pytest.raises(ValueError, match="a mistake about old-0"):
+        await restart_rolling(fake, fake.in_rotation, WEB, max_unavailable=3, patience=PATIENCE, say=silent)
+    assert fake.running == {"old-0": 0, "old-1": 0, "old-2": 0}, "its siblings were waited for"
+
+
+async def test_what_is_broken_already_can_be_replaced_by_force() -> None:
+    fake = Fake()
+    fake.running["old-1"] = -1
+    report = await deploy(fake, fake.in_rotation, WEB, Spec(image="new"), patience=PATIENCE, say=silent, force=True)
+    assert report.ok, report
+    assert sorted(fake.running) == ["new-0", "new-1", "new-2"]
+    with pytest.raises(Refused, match="nothing that offers web runs"):
+        await deploy(Fake(0), fake.in_rotation, WEB, Spec(image="new"), patience=PATIENCE, say=silent, force=True)
 
 
 @pytest.mark.parametrize("count", [0, 3])
