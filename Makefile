@@ -35,12 +35,17 @@ demo: $(VENV)/.ready
 check: $(VENV)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy src tests bench examples
-	$(PYTEST) tests/unit tests/property tests/fuzz tests/simulation -m 'not soak'
+	$(BIN)/mypy src tests bench examples & types=$$!; \
+	    $(PYTEST) -n 2 tests/unit tests/property tests/fuzz tests/simulation -m 'not soak' && wait $$types
 
+# Most of them wait for answers that are late by design, so they run side by side, and Debian for the images is made
+# meanwhile; those that hold a limit of time, or count requests, have the machine to themselves.
 test: check
 	@scripts/system-programs
-	$(PYTEST) tests/integration tests/acceptance tests/docker -m 'not soak'
+	scripts/debian-image .cache/debian.tar & debian=$$!; \
+	    $(PYTEST) -n 3 --dist loadfile tests/integration tests/acceptance -m 'not soak and not alone'; \
+	    status=$$?; wait $$debian; exit $$status
+	RUMOR_DEBIAN=.cache/debian.tar $(PYTEST) tests/acceptance tests/docker -m 'not soak and alone'
 
 test-newer-haproxy: $(VENV)/.ready
 	@haproxy=$$(scripts/newer-haproxy $(NEWER_HAPROXY) $(SUITE)) && \

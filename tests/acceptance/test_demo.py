@@ -24,6 +24,7 @@ def run_demo(data: Path, *words: str) -> tuple[int, dict[str, Any], str]:
     return done.returncode, value, done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(180)
 def test_no_request_fails_that_another_server_could_have_answered(tmp_path: Path) -> None:
     status, value, progress = run_demo(tmp_path)
@@ -58,6 +59,7 @@ def test_the_demo_fails_without(tmp_path: Path, switch: str, words: list[str]) -
         assert value["failed"] > 0, progress
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("step", ["rolling_restart", "app_killed"])
 def test_the_same_steps_pass_with_everything_on(tmp_path: Path, step: str) -> None:

@@ -71,7 +71,8 @@ class Up:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait(10)
-        for process in ours.values():
+        # supervisord first: it would start again what falls before it.
+        for _, process in sorted(ours.items(), key=lambda entry: entry[0] != "supervisord"):
             if is_running(process):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)

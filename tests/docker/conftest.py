@@ -53,6 +53,13 @@ def wait_for(holds: Callable[[], bool], what: Callable[[], str], deadline: float
     return time.monotonic() - began
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            # Images are built once and containers hold limits of time: not beside other tests, nor one another.
+            item.add_marker(pytest.mark.alone)
+
+
 @pytest.fixture(scope="session")
 def engine() -> Iterator[Engine]:
     require_program("docker", "docker.io")
@@ -162,21 +169,9 @@ def start(images: Engine, network: Callable[..., str]) -> Iterator[Start]:
 
 
 def _make_debian(engine: Engine) -> None:
-    program = require_program("debootstrap", "debootstrap")
+    """Import the Debian that `make test` has made meanwhile, or make one now."""
+    require_program("debootstrap", "debootstrap")
     with tempfile.TemporaryDirectory(prefix="rumor-debian-") as directory:
-        done = subprocess.run(
-            [program, "--variant=minbase", "bookworm", directory],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-        # Slim as Debian's own image is: nobody reads manuals in a container.
-        kept_out = (
-            "usr/share/doc", "usr/share/man", "usr/share/locale", "var/cache/apt/*.bin", "var/cache/apt/archives/*.deb",
-            "var/lib/apt/lists/*",
-        )  # fmt: skip
-        without = " ".join(f"--exclude='./{path}'" for path in kept_out)
-        words = f'tar -C "$1" {without} -c . | docker import - "$2"'
-        engine.run("sh", "-c", words, "sh", directory, DEBIAN, deadline=300)
+        made = Path(os.environ.get("RUMOR_DEBIAN") or directory + "/debian.tar").absolute()
+        engine.run("sh", "scripts/debian-image", str(made), deadline=600)
+        engine.run("import", str(made), DEBIAN, deadline=300)

@@ -60,7 +60,8 @@ def end(processes: Mapping[str, ProcessId]) -> list[str]:
     running = {name: process for name, process in processes.items() if is_running(process)}
     for number, wait in ((signal.SIGTERM, _TERM_WAIT), (signal.SIGKILL, Seconds(2.0))):
         deadline = time.monotonic() + wait
-        for process in running.values():
+        # supervisord first: it would start again what falls before it.
+        for _, process in sorted(running.items(), key=lambda entry: entry[0] != "supervisord"):
             if is_running(process):
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(process.pid, number)
