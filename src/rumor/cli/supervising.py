@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from rumor.api_client import AgentApi
 
 _START_PATIENCE = Seconds(10.0)
-_BACK_PATIENCE = Seconds(60.0)
 _POLL = 0.2
 _WORDS = 3
 
@@ -138,13 +137,19 @@ def restart(
 
 
 @click.command(name="reload-services")
+@click.option(
+    "--timeout", default="60s", show_default=True, metavar="TIME",
+    help="How long a node whose app was changed may take until it is ready again.",
+)  # fmt: skip
 @_supervised
-def reload_services(data: Path | None, scan_directory: Path, form: str) -> int:
+def reload_services(timeout: str, data: Path | None, scan_directory: Path, form: str) -> int:
     """Read rumor.toml again: start what is new in it, stop what is gone, restart what runs otherwise now.
 
     What is the same is not touched; the node's agent is asked to read the file, too.
     """
     from rumor.cli import output
+
+    patience = patience_of(timeout)
 
     async def work() -> dict[str, Any]:
         here = await _find(data, scan_directory)
@@ -153,7 +158,7 @@ def reload_services(data: Path | None, scan_directory: Path, form: str) -> int:
         for word, programs in (("starting", wanted.added), ("changing", wanted.changed), ("stopping", wanted.removed)):
             if programs:
                 _say(f"{word} {', '.join(program.name for program in programs)}")
-        await bring_to(here.supervisor, wanted, wait_back=lambda node: _wait_ready(here, node))
+        await bring_to(here.supervisor, wanted, wait_back=lambda node: _wait_ready(here, node, patience))
         return {
             "added": [program.name for program in wanted.added],
             "removed": [program.name for program in wanted.removed],
@@ -281,7 +286,7 @@ def _agent_of(program: Program) -> "AgentApi | None":
     return AgentApi(socket_path=places(Path(command[command.index("--data") + 1]), program.node).agent_socket)
 
 
-async def _wait_ready(here: _Here, node: str) -> None:
+async def _wait_ready(here: _Here, node: str, patience: Seconds) -> None:
     """Wait until a node's agent says that its app serves.
 
     Raises:
@@ -291,7 +296,7 @@ async def _wait_ready(here: _Here, node: str) -> None:
     agents = [api for program in mine if (api := _agent_of(program)) is not None]
     reason = "its agent does not answer"
     try:
-        async with asyncio.timeout(_BACK_PATIENCE):
+        async with asyncio.timeout(patience):
             while True:
                 try:
                     for api in agents:
@@ -305,7 +310,7 @@ async def _wait_ready(here: _Here, node: str) -> None:
                 await asyncio.sleep(_POLL)
     except TimeoutError as error:
         raise Unreachable(
-            f"{node} is not ready after {_BACK_PATIENCE:g} s ({reason}); nodes after it were not touched"
+            f"{node} is not ready after {patience:g} s ({reason}); nodes after it were not touched"
         ) from error
 
 

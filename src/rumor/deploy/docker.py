@@ -6,6 +6,7 @@ part. New containers are made like the ones that run, compose's labels included,
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
@@ -22,6 +23,10 @@ from rumor.names import ServiceName
 _DEADLINE = Seconds(60.0)
 _STOP_SECONDS = 120
 """How long Docker is to wait for a container to drain and stop: s6 in it bounds every step, Docker need not."""
+_YOUNG = Seconds(10.0)
+_YOUNG_STOP_SECONDS = 20
+"""The same for one started a moment ago: its first process may be too young to hear the signal, and it has no sessions
+worth waiting for."""
 _REPLY_LIMIT = 16 * 1024 * 1024
 _ROLES = ("RUMOR_ROLE=", "ROLE=")
 _GONE = 404
@@ -44,6 +49,8 @@ class DockerEngine:
         self._say = say
         self._shown: dict[str, Mapping[str, Any]] = {}
         """What Docker has shown of containers that run, by id: of what is read here nothing changes while they do."""
+        self._started: dict[str, float] = {}
+        """When this engine started a container, on the monotonic clock."""
 
     @classmethod
     @asynccontextmanager
@@ -189,6 +196,7 @@ class DockerEngine:
                     for network, settings in wanted.more_networks.items():
                         found = await self._docker.networks.get(network)
                         await found.connect({"Container": container.id, "EndpointConfig": dict(settings)})
+                    self._started[shown["Id"]] = time.monotonic()
                     await container.start()
             except BaseException:
                 with suppress(aiodocker.DockerError, aiohttp.ClientError, OSError, TimeoutError):
@@ -200,8 +208,10 @@ class DockerEngine:
     async def stop(self, instance: Instance) -> None:
         container = self._docker.containers.container(instance.id)
         with _translated("Docker", refuses=f"Docker cannot stop {instance.name}"):
-            async with asyncio.timeout(_STOP_SECONDS + _DEADLINE):
-                await _until_gone(container.stop(t=_STOP_SECONDS, timeout=None))
+            is_young = time.monotonic() - self._started.get(instance.id, float("-inf")) < _YOUNG
+            patience = _YOUNG_STOP_SECONDS if is_young else _STOP_SECONDS
+            async with asyncio.timeout(patience + _DEADLINE):
+                await _until_gone(container.stop(t=patience, timeout=None))
                 await _until_gone(container.delete(v=True, force=True))
 
     async def restart(self, instance: Instance) -> None:

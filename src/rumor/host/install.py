@@ -140,9 +140,9 @@ def _make_user(home: Path, say: Callable[[str], None]) -> None:
 
 
 def _make_directories(place: Places) -> None:
-    place.make()
-    for directory in (place.logs, place.exits):
-        directory.mkdir(exist_ok=True)
+    # Not as an agent would: what is there belongs to the user of an earlier installation.
+    for directory in (place.directory, place.logs, place.exits):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def _write_and_start(installation: Installation, place: Places, say: Callable[[str], None]) -> None:

@@ -133,6 +133,13 @@ async def test_a_drain_has_the_time_it_needs_whatever_docker_would_give_it(docke
     assert docker.patience == [120] * 4
 
 
+async def test_one_that_was_started_a_moment_ago_is_not_waited_for_so_long(docker: FakeDocker) -> None:
+    engine = DockerEngine(docker.as_docker)
+    (new,) = await engine.start_new(WEB, Spec("", "shop:2"), 1)
+    await engine.stop(new)
+    assert docker.patience == [20]
+
+
 @pytest.mark.parametrize("failure", [None, error(409, "removal is in progress"), error(404, "no such container")])
 async def test_containers_that_docker_removes_by_itself_can_be_stopped(
     docker: FakeDocker, failure: BaseException | None
