@@ -12,7 +12,7 @@ import click
 
 from rumor.cli.options import agent_api, asking
 from rumor.config import parse_duration
-from rumor.errors import RumorError
+from rumor.errors import Refused, RumorError
 
 if TYPE_CHECKING:
     from rumor.api_client import AgentApi
@@ -78,7 +78,7 @@ def why(
     from rumor.cli import output
 
     client = agent_api(data, node, api, token)
-    table, members = client.get("/v1/table"), client.get("/v1/members")["members"]
+    table, members = _table_if_any(client), client.get("/v1/members")["members"]
     service, _, name = target.rpartition("/")
     servers = [
         {"service": entry["name"]} | server
@@ -119,6 +119,14 @@ def why(
 
 
 COMMANDS = (drain, ready, weight, why)
+
+
+def _table_if_any(client: "AgentApi") -> dict[str, Any]:
+    """Return the table; an empty one on a node that steers no HAProxy, whose journal still tells of itself."""
+    try:
+        return client.get("/v1/table")
+    except Refused:
+        return {"services": [], "pinned": None}
 
 
 def me() -> str:

@@ -17,6 +17,8 @@ from rumor.model import Seconds
 from rumor.names import ServiceName
 
 _POLL = 0.1
+_SETTLING = Seconds(5.0)
+"""How long all may take to be in rotation to begin with."""
 _WORDS_LIMIT = 2000
 
 Result = TypeVar("Result")
@@ -37,7 +39,7 @@ async def restart_rolling(
         Refused: nothing of the service runs, or not all of it is in rotation to begin with.
         Unreachable: the engine or a balancer does not answer.
     """
-    instances = await _healthy(engine, in_rotation, service)
+    instances = await _healthy(engine, in_rotation, service, patience, say)
     steps: list[Step] = []
     for start in range(0, len(instances), max_unavailable):
         batch = instances[start : start + max_unavailable]
@@ -81,7 +83,7 @@ async def deploy(
         Refused: nothing of the service runs, not all of it is in rotation to begin with, or the new cannot be started.
         Unreachable: the engine or a balancer does not answer.
     """
-    old = await engine.instances(service) if force else await _healthy(engine, in_rotation, service)
+    old = await engine.instances(service) if force else await _healthy(engine, in_rotation, service, patience, say)
     if not old:
         raise _nobody(service)
     began = time.monotonic()
@@ -128,12 +130,16 @@ async def _start_new(engine: Engine, service: ServiceName, spec: Spec, count: in
         raise
 
 
-async def _healthy(engine: Engine, in_rotation: InRotation, service: ServiceName) -> tuple[Instance, ...]:
+async def _healthy(
+    engine: Engine, in_rotation: InRotation, service: ServiceName, patience: Seconds, say: Say
+) -> tuple[Instance, ...]:
+    """Return all instances, if they are in rotation; one only just back, or suspected for a moment, is waited for."""
     instances = await engine.instances(service)
     if not instances:
         raise _nobody(service)
-    serving = await in_rotation(service)
-    missing = [instance for instance in instances if instance.name not in serving]
+    # To begin with, a balancer that does not answer is an error.
+    await in_rotation(service)
+    missing = await _wait(in_rotation, service, instances, Seconds(min(patience, _SETTLING)), say)
     if missing:
         raise Refused(
             f"{_names(missing)} of {service} not in rotation to begin with: see `rumor why {missing[0].name}`"
