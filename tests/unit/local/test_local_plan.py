@@ -7,7 +7,7 @@ import pytest
 from rumor.config import BalancerConfig, Config, ProcessConfig, ProgramConfig, ServiceConfig
 from rumor.errors import ConfigError
 from rumor.host.plan import Tools
-from rumor.local.plan import LocalPlan, make_plan, node_names
+from rumor.local.plan import LocalPlan, make_plan, node_names, numbers_beside
 from rumor.model import Seconds
 from rumor.names import Endpoint, ServiceName
 from rumor.supervise.base import Program
@@ -129,6 +129,14 @@ def test_another_user_is_an_error_where_nobody_can_become_him() -> None:
     stranger = ProgramConfig("worker", ProcessConfig("serve", user="nobody"), ("*",))
     with pytest.raises(ConfigError, match=r"program\.worker\.user: only root can run it as nobody"):
         laid_out(service(), programs=(stranger,))
+
+
+def test_nodes_beside_others_keep_their_numbers_and_take_free_ones() -> None:
+    web = ServiceName("web")
+    config = Config(services=(service(replicas=3),))
+    assert numbers_beside(config, {web: [4, 5, 6, 7]}) == {web: [4, 5, 6]}
+    assert numbers_beside(config, {web: [2]}) == {web: [1, 2, 3]}
+    assert numbers_beside(config, {}) == {web: [1, 2, 3]}
 
 
 def test_python_is_the_one_that_runs_rumor_where_there_is_no_other() -> None:

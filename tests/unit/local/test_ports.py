@@ -84,3 +84,18 @@ def test_a_named_port_where_somebody_listens_is_an_error_that_names_the_key(
 def test_a_broken_record_counts_as_none(path: Path, text: str, ports_of: Callable[[Path], Ports]) -> None:
     path.write_text(text)
     assert ports_of(path).free("web-1/app")
+
+
+def test_a_cluster_that_runs_keeps_what_its_programs_hold(path: Path, ports_of: Callable[[Path], Ports]) -> None:
+    """`rumor up` has claimed them, and its programs listen there: to somebody else they are taken."""
+    up = ports_of(path)
+    fixed, free = up.free("web-1/app"), up.free("web-2/app")
+    up.keep()
+    with socket.create_server((LOOPBACK, free)):
+        again = Ports(path, held=["web-1/app", "web-2/app"])
+        assert again.fixed("web-1/app", fixed, "service.web.port") == fixed
+        assert again.free("web-2/app") == free
+        assert again.free("web-3/app") not in (fixed, free)
+        again.release()
+        with pytest.raises(ConfigError, match="is taken"):
+            ports_of(path).fixed("web-1/app", free, "service.web.port")
