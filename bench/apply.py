@@ -150,6 +150,7 @@ class Bench:
             if report.refused:
                 raise SystemExit(f"error: HAProxy refused: {report.refused}")
             if report.is_converged:
+                self.revisions.accept(revision)
                 return
             await asyncio.sleep(min(1.0, report.wake_in or 0.02))
 
