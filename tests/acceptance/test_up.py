@@ -76,6 +76,11 @@ class Up:
             if is_running(process):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)
+        # One that was started again a moment ago is in no record yet, but has our data directory in its command.
+        for command in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):
+                if os.fsencode(f"{self.data}/") in command.read_bytes():
+                    os.kill(int(command.parent.name), signal.SIGKILL)
 
 
 def wait_for(holds: Callable[[], bool], what: Callable[[], str], deadline: float = 30.0) -> None:
