@@ -15,6 +15,7 @@ from rumor.config import Config
 from rumor.errors import ConfigError, Refused
 from rumor.host.plan import BALANCER, Node, Tools, make_programs
 from rumor.places import Places, places, run_directory
+from rumor.render.publish import write_atomically
 from rumor.supervise.base import Program
 from rumor.supervise.systemd_text import (
     TARGET,
@@ -187,11 +188,7 @@ def _holds(file: File) -> bool:
 def _write(file: File) -> None:
     try:
         file.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.path.with_name(f".{file.path.name}.new")
-        temporary.touch(mode=0o600)
-        temporary.write_text(file.text, encoding="utf-8")
-        temporary.chmod(file.mode)
-        temporary.replace(file.path)
+        write_atomically(file.path, file.text, mode=file.mode)
     except OSError as error:
         raise ConfigError(f"cannot write {file.path}: {error.strerror}") from error
 

@@ -11,7 +11,7 @@ from rumor.errors import ConfigError
 from rumor.haproxy import launch
 from rumor.model import Seconds
 from rumor.names import MemberName
-from rumor.places import places
+from rumor.places import Places, places
 from rumor.supervise.base import AGENTS, APPS, HAPROXY, PROGRAMS, Program
 
 BALANCER = "balancer"
@@ -247,22 +247,29 @@ def user_program(
 
 def _haproxy(node: Node, tools: Tools) -> Program:
     place = places(node.data, node.name)
-    command = [
+    # A balancer without HAProxy serves nobody: no pause of ours.
+    return haproxy_program(place, node.name, tools, place.directory, _HAPROXY_STOPS, longest_pause=Seconds(0.0))
+
+
+def haproxy_program(
+    place: Places, node: str, tools: Tools, directory: Path, priority: int, *, longest_pause: Seconds
+) -> Program:
+    """Return the HAProxy of a balancer, started through the lock on its file."""
+    command = (
         tools.python, "-I", "-S", launch.__file__,
         str(tools.haproxy), "-W", "-S", f"{place.master_socket},mode,600", "-f", str(place.haproxy_config),
-    ]  # fmt: skip
+    )  # fmt: skip
     return Program(
         name=HAPROXY,
         group=HAPROXY,
-        node=node.name,
-        command=tuple(command),
-        directory=place.directory,
+        node=node,
+        command=command,
+        directory=directory,
         log=place.logs / f"{HAPROXY}.log",
         exits=place.exits,
         # Softly: what runs may finish, as far as the time goes.
         stop_signal="USR1",
         stop_wait=Seconds(5.0),
-        # A balancer without HAProxy serves nobody: no pause of ours.
-        longest_pause=Seconds(0.0),
-        priority=_HAPROXY_STOPS,
+        longest_pause=longest_pause,
+        priority=priority,
     )

@@ -8,8 +8,7 @@ from pathlib import Path
 from rumor.config import Config, ProgramConfig, ServiceConfig
 from rumor.config.templates import EVERY_PART
 from rumor.errors import ConfigError
-from rumor.haproxy import launch
-from rumor.host.plan import Run, Tools, app_words, part_secrets, user_program
+from rumor.host.plan import Run, Tools, app_words, haproxy_program, part_secrets, user_program
 from rumor.model import Seconds
 from rumor.names import Endpoint, HostPort, ServiceName
 from rumor.places import Places, places
@@ -239,22 +238,5 @@ def _node_variables(node: NodePlan, data: Path) -> dict[str, str]:
 
 
 def _haproxy(data: Path, tools: Tools) -> Program:
-    place = places(data, BALANCER)
-    return Program(
-        name=HAPROXY,
-        group=HAPROXY,
-        node=BALANCER,
-        command=(
-            tools.python, "-I", "-S", launch.__file__,
-            str(tools.haproxy), "-W", "-S", f"{place.master_socket},mode,600", "-f", str(place.haproxy_config),
-        ),
-        directory=data,
-        log=place.logs / "haproxy.log",
-        exits=place.exits,
-        # Softly: what runs may finish, as far as the time goes.
-        stop_signal="USR1",
-        stop_wait=Seconds(5.0),
-        # A cluster without HAProxy serves nobody: it is tried again each second.
-        longest_pause=FIRST_PAUSE,
-        priority=_HAPROXY_STOPS,
-    )  # fmt: skip
+    # A cluster without HAProxy serves nobody: it is tried again each second.
+    return haproxy_program(places(data, BALANCER), BALANCER, tools, data, _HAPROXY_STOPS, longest_pause=FIRST_PAUSE)
