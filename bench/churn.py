@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -44,7 +44,7 @@ from rumor.agent.drain import Holding, Question
 from rumor.agent.operator_words import OperatorWords
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
-from rumor.checks.loop import run_check
+from rumor.checks import sweep as checks
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.config import load
 from rumor.demo.load import Load, Result
@@ -308,8 +308,8 @@ class Reloads:
         return
 
 
-async def probe(service: ServiceName, address: HostPort) -> bool:
-    return (await run_check(CHECK, address)).ok
+async def probe(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+    await checks.sweep([checks.Question(CHECK, address) for _, address in servers], on_well)
 
 
 @dataclass(slots=True)

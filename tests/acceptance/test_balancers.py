@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from tests.certificates import certificate
 from tests.integration.test_agent import Cluster, wait_for
-from tests.integration.test_services import certificate
 
 from rumor.places import places
 

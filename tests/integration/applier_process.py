@@ -5,13 +5,13 @@ python applier_process.py RUN_DIRECTORY PORT FIRST ADDRESS…
 
 import asyncio
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
-from rumor.checks.loop import run_check
 from rumor.checks.outcome import CheckKind, CheckSettings
+from rumor.checks.sweep import Question, sweep
 from rumor.haproxy.apply import Applier, ApplierSettings
 from rumor.journal import Journal
 from rumor.model import Cause, Outcome, Revision, Rotation, Seconds, Server, Service, Table
@@ -55,8 +55,9 @@ def applier(directory: Path, journal: Journal) -> Applier:
         stored = await journal.revision(revision)
         return None if stored is None else stored.text
 
-    async def probe(service: ServiceName, address: HostPort) -> bool:
-        return (await run_check(CheckSettings(CheckKind.TCP, timeout=Seconds(0.2)), address)).ok
+    async def probe(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+        check = CheckSettings(CheckKind.TCP, timeout=Seconds(0.2))
+        await sweep([Question(check, address) for _, address in servers], on_well)
 
     return Applier(
         ApplierSettings(directory / "haproxy.cfg", directory, {WEB: DRAIN}),

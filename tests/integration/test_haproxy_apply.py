@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from rumor.checks.loop import run_check
 from rumor.checks.outcome import CheckKind, CheckSettings
+from rumor.checks.sweep import Question, sweep
 from rumor.errors import Bug, ConfigError, Unreachable
-from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Observed
+from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Observed, Probe
 from rumor.haproxy.lines import commands
 from rumor.haproxy.log_socket import listen_to_log
 from rumor.haproxy.plan import ReadyServer
@@ -81,12 +81,13 @@ async def serving(count: int = 1, *, host: str = "127.0.0.1") -> AsyncIterator[l
         yield apps
 
 
-async def probe_health(service: ServiceName, address: HostPort) -> bool:
-    return (await run_check(CheckSettings(CheckKind.HTTP, "/health", timeout=Seconds(0.3)), address)).ok
+async def probe_health(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+    check = CheckSettings(CheckKind.HTTP, "/health", timeout=Seconds(0.3))
+    await sweep([Question(check, address) for _, address in servers], on_well)
 
 
-async def never_well(service: ServiceName, address: HostPort) -> bool:
-    return False
+async def never_well(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+    """Hear nothing good of any server."""
 
 
 async def ask(port: int, path: str = "/", *, at: str = "127.0.0.1") -> tuple[int, str]:
@@ -202,7 +203,7 @@ class Stage:
     port: int
     rules: RenderSettings
     revisions: dict[str, str] = field(default_factory=dict)
-    probe: Callable[[ServiceName, HostPort], Awaitable[bool]] = probe_health
+    probe: Probe = probe_health
     applier: Applier = field(init=False)
     process: asyncio.subprocess.Process | None = None
 

@@ -37,6 +37,16 @@ class Cluster:
     second: Agent
     client: tuple[str, ...]
 
+    def query(self, *words: str) -> tuple[int, str]:
+        """Ask the cluster; again where the real client shows what the real agent said in the name of nobody.
+
+        An agent whose query is over may write some such records before it says so. rumor's client leaves them out.
+        """
+        while True:
+            status, text = self.run("query", *words)
+            if self.client == RUMOR or not ("from ''" in text or '""' in text):
+                return status, text
+
     def run(self, command: str, *words: str, timeout: float = 20.0) -> tuple[int, str]:
         done = subprocess.run(
             [*self.client, command, f"-rpc-addr={self.first.rpc}", *words],
@@ -121,7 +131,7 @@ def test_every_command_says_what_serf_says(serf_program: Path, free_port: Callab
 
 
 def check_every_command(cluster: Cluster) -> None:
-    run = cluster.run
+    run, query = cluster.run, cluster.query
     # A real agent lists members, and tags, in any order.
     status, text = run("members")
     lines = sorted(re.sub("role=db,dc=east|dc=east,role=db", "TAGS", text).splitlines())
@@ -146,15 +156,15 @@ def check_every_command(cluster: Cluster) -> None:
     assert (status, text) == (
         1, "Error sending event: user event exceeds configured limit of 512 bytes before encoding\n",
     )  # fmt: skip
-    status, text = run("query", "-timeout=1500ms", "load", "x")
+    status, text = query("-timeout=1500ms", "load", "x")
     assert status == 0
     assert sorted(text.splitlines()) == sorted(
         ["Query 'load' dispatched", "Ack from 'a'", "Ack from 'bbb'", "Response from 'a': 0.42",
          "Response from 'bbb': 0.42", "Total Acks: 2", "Total Responses: 2"]
     )  # fmt: skip
-    status, text = run("query", "-timeout=1500ms", "-no-ack", "-tag=role=^d", "load")
+    status, text = query("-timeout=1500ms", "-no-ack", "-tag=role=^d", "load")
     assert text == "Query 'load' dispatched\nResponse from 'bbb': 0.42\nTotal Responses: 1\n"
-    status, text = run("query", "-timeout=1500ms", "-format=json", "-node=bbb", "load")
+    status, text = query("-timeout=1500ms", "-format=json", "-node=bbb", "load")
     assert json.loads(text) == {"Acks": ["bbb"], "Responses": {"bbb": "0.42\n"}}
     assert run("reachability") == (
         0, "Total members: 2, live members: 2\nStarting reachability test...\nSuccessfully contacted all live nodes\n",

@@ -2,7 +2,7 @@
 
 import asyncio
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,8 +106,10 @@ class World:
         async def text_of(wanted: str) -> str | None:
             return self.known.get(wanted)
 
-        async def probe(service: ServiceName, there: HostPort) -> bool:
-            return there not in self.unwell
+        async def probe(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+            for place, (_, there) in enumerate(servers):
+                if there not in self.unwell:
+                    on_well(place)
 
         self.applier = Applier(
             ApplierSettings(self.directory / "haproxy.cfg", self.directory, {WEB: DRAIN}),

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from rumor.agent.operator_words import OperatorWords
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
 from rumor.agent.settings import check_settings
-from rumor.checks.loop import run_check
 from rumor.checks.outcome import CheckSettings
+from rumor.checks.sweep import Question, sweep
 from rumor.config import Config
 from rumor.errors import ConfigError, PeerError
 from rumor.haproxy.apply import Applier, ApplierSettings
@@ -117,9 +117,10 @@ def make_balancing(
 
     checks = _Checks(config)
 
-    async def probe(service: ServiceName, address: HostPort) -> bool:
-        known = checks.of(service)
-        return known is not None and (await run_check(known, address)).ok
+    async def probe(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+        known = [(place, checks.of(service), address) for place, (service, address) in enumerate(servers)]
+        asked = [(place, Question(settings, address)) for place, settings, address in known if settings is not None]
+        await sweep([question for _, question in asked], lambda number: on_well(asked[number][0]))
 
     async def keep_template(text: str) -> None:
         try:

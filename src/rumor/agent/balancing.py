@@ -48,7 +48,7 @@ from rumor.sources.base import Snapshot
 log = get_logger("balancer")
 
 _RECONCILE_INTERVAL = 1.0
-_FRESH = 0.1
+_FRESH = 0.5
 """A look at HAProxy is as good as new for so long."""
 _DRAIN_POLL = 0.1
 _ASKED_LIMIT = 256

@@ -53,6 +53,19 @@ async def check_http(settings: CheckSettings, address: HostPort) -> Outcome:
     return outcome(True, f"L7OK {status}") if status in settings.statuses else outcome(False, f"L7STS {status}")
 
 
+async def read_answer(connection: Connection, first: bytes) -> int:
+    """Read an answer to its end, or to what is enough of it; return its status. The caller sets the deadline.
+
+    Raises:
+        h11.RemoteProtocolError: it is none.
+        OSError: the connection broke.
+    """
+    answer = _Answer(connection, first)
+    status = await answer.read_status()
+    await answer.read_body()
+    return status
+
+
 class _Answer:
     """An answer that comes in pieces, or in a form of its own."""
 

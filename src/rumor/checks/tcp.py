@@ -24,7 +24,7 @@ _WORDS = {
     errno.EMFILE: "out of file descriptors",
 }
 # The answer's head and body are read through this much buffer, whatever the app sends.
-_BUFFER_BYTES = 16 * 1024
+BUFFER_BYTES = 16 * 1024
 
 
 class Connection(Protocol):
@@ -47,7 +47,7 @@ async def connect(settings: CheckSettings, address: HostPort) -> Connection:
     """
     if settings.tls:
         return await _TlsConnection.open(settings, address)
-    connection = await _PlainConnection.open(address)
+    connection = await PlainConnection.open(address)
     if settings.preamble:
         try:
             await connection.send(settings.preamble)
@@ -57,12 +57,14 @@ async def connect(settings: CheckSettings, address: HostPort) -> Connection:
     return connection
 
 
-class _PlainConnection:
+class PlainConnection:
+    """A connection without TLS, over a socket that does not block and is its own from then on."""
+
     def __init__(self, opened: socket.socket) -> None:
         self._socket = opened
 
     @classmethod
-    async def open(cls, address: HostPort) -> "_PlainConnection":
+    async def open(cls, address: HostPort) -> "PlainConnection":
         opened = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET, socket.SOCK_STREAM)
         try:
             opened.setblocking(False)
@@ -92,7 +94,7 @@ class _PlainConnection:
         while True:
             await _ready(self._socket.fileno(), loop.add_reader, loop.remove_reader)
             try:
-                return self._socket.recv(_BUFFER_BYTES)
+                return self._socket.recv(BUFFER_BYTES)
             except BlockingIOError:
                 continue
 
@@ -106,7 +108,7 @@ class _TlsConnection:
 
     @classmethod
     async def open(cls, settings: CheckSettings, address: HostPort) -> "_TlsConnection":
-        reader, writer = await asyncio.open_connection(address.host, address.port, limit=_BUFFER_BYTES)
+        reader, writer = await asyncio.open_connection(address.host, address.port, limit=BUFFER_BYTES)
         try:
             # Before TLS, and in the clear: that is where the PROXY protocol stands.
             writer.write(settings.preamble)
@@ -124,7 +126,7 @@ class _TlsConnection:
         await self._writer.drain()
 
     async def receive(self) -> bytes:
-        return await self._reader.read(_BUFFER_BYTES)
+        return await self._reader.read(BUFFER_BYTES)
 
     def close(self) -> None:
         self._writer.transport.abort()

@@ -9,7 +9,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -330,16 +330,14 @@ def query(
             raise SerfError(f"Error sending query: {error}") from error
         if not asking.is_json:
             click.echo(f"Query '{name}' dispatched")
-        for _, record in agent.records():
-            kind, sender = _text(record["Type"]), _safe(_text(record["From"]))
-            if kind == "done":
-                break
+        for kind, named, said in answers(agent):
+            sender = _safe(named)
             if kind == "ack":
                 acks.append(sender)
                 if not asking.is_json:
                     click.echo(f"Ack from '{sender}'")
             else:
-                answer = _text(record["Payload"])
+                answer = _text(said)
                 responses[sender] = answer
                 if not asking.is_json:
                     click.echo(f"Response from '{sender}': {_safe(answer.removesuffix(chr(10)))}")
@@ -349,6 +347,19 @@ def query(
     if not no_ack:
         click.echo(f"Total Acks: {len(acks)}")
     click.echo(f"Total Responses: {len(responses)}")
+
+
+def answers(agent: RpcClient) -> Iterator[tuple[str, str, object]]:
+    """Yield what comes back to a query until it is over: `ack` or `response`, whose, and what it says.
+
+    Without those of nobody: a Serf agent that closes a query may write some before it says that it is done.
+    """
+    for _, record in agent.records():
+        kind, sender = _text(record["Type"]), _text(record["From"])
+        if kind == "done":
+            return
+        if sender:
+            yield kind, sender, record["Payload"]
 
 
 def _name_and_payload(words: tuple[str, ...], without: str) -> tuple[str, bytes | None]:
@@ -463,10 +474,7 @@ def reachability(asking: Asking, verbose: bool) -> int:
         asking.say_line("Starting reachability test...")
         began = last = time.monotonic()
         acked: set[str] = set()
-        for _, record in agent.records():
-            kind, sender = _text(record["Type"]), _text(record["From"])
-            if kind == "done":
-                break
+        for kind, sender, _ in answers(agent):
             if kind == "ack":
                 last = time.monotonic()
                 acked.add(sender)

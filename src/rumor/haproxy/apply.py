@@ -42,9 +42,6 @@ log = get_logger("haproxy")
 
 _ROUNDS = 4
 _RELOAD_PAUSE = Seconds(1.0)
-_PROBES_AT_ONCE = 64
-_PROBE_PATIENCE = Seconds(0.25)
-"""Others wait meanwhile. A server that is slower comes in by HAProxy's own check."""
 _GATHERING = Seconds(0.005)
 """Good answers that come so soon after one another go to HAProxy together."""
 _OLD_WORKERS_ASKED = 8
@@ -54,6 +51,13 @@ _KNOCK_PAUSE = Seconds(30.0)
 _PATIENCE = Seconds(0.5)
 _STRANGER_PATIENCE = Seconds(5.0)
 """A master that has never answered us gets so long to open its sockets by itself."""
+
+
+Probe = Callable[[Sequence[tuple[ServiceName, HostPort]], Callable[[int], None]], Awaitable[None]]
+"""Asks servers side by side whether they are well, and says the place of each that is as soon as it has answered.
+
+It has a deadline of its own, a short one: a server that is slower comes in by HAProxy's own check.
+"""
 
 
 class Commands(Protocol):
@@ -137,7 +141,7 @@ class Applier:
         *,
         text_of: Callable[[str], Awaitable[str | None]],
         write: Callable[[Path, str], None],
-        probe: Callable[[ServiceName, HostPort], Awaitable[bool]],
+        probe: Probe,
         connect: Callable[[Path], Commands] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -147,7 +151,7 @@ class Applier:
             settings: files, sockets, drain times.
             text_of: returns the text of a revision by its id, None if nobody knows it.
             write: replaces a file atomically.
-            probe: asks one server of a service whether it is well, within its own deadline.
+            probe: asks servers of services whether they are well.
             connect: returns the commands behind a socket's path; the fake HAProxy has its own. None for the real one.
             clock: a monotonic clock.
         """
@@ -269,8 +273,9 @@ class Applier:
         if held is not None and not await self._runs(config.base):
             return ApplyReport("none", wake_in=pause, observed=await self.observe())
         previous = await self._put_on_disk(revision.text)
-        # Where the file is new, HAProxy may have been started with the old one since: only a look after that counts.
-        observed = seen if seen is not None and previous == revision.text else await self.observe()
+        # Where the file is new, HAProxy may have been started with the old one since the look.
+        is_current = seen is not None and (previous == revision.text or await self._still_runs(seen.processes))
+        observed = seen if is_current else await self.observe()
         how, done = "none", list[str]()
         for _ in range(_ROUNDS):
             if observed is None:
@@ -325,6 +330,13 @@ class Applier:
         observed = await self.observe()
         running = None if observed is None else await self._running(observed.revision)
         return running is not None and running.config.base == base
+
+    async def _still_runs(self, processes: Processes) -> bool:
+        """Say whether these are HAProxy's processes still: what was read of them is no other's."""
+        try:
+            return parse_processes(await self._master.ask("show proc")) == processes
+        except Unreachable:
+            return False
 
     # --- texts: what is known of revisions, and the file
 
@@ -444,42 +456,33 @@ class Applier:
                 probes.append(step)
             else:
                 now.append(step)
+        if not probes:
+            return await self._carry_out_now(now)
         well: list[ReadyServer | MoveServer] = []
         wake = asyncio.Event()
-        left = iter(probes)
 
-        async def probe_one_by_one() -> None:
-            for step in left:
-                try:
-                    async with asyncio.timeout(_PROBE_PATIENCE):
-                        if await self._probe(step.key[0], step.address):
-                            well.append(step.then)
-                except TimeoutError:
-                    continue
-                finally:
-                    wake.set()
+        def on_well(place: int) -> None:
+            well.append(probes[place].then)
+            wake.set()
 
-        tasks = [
-            asyncio.create_task(probe_one_by_one(), name=f"probes {number}")
-            for number in range(min(_PROBES_AT_ONCE, len(probes)))
-        ]
+        asked = [(step.key[0], step.address) for step in probes]
+        probing = asyncio.ensure_future(self._probe(asked, on_well))
+        probing.add_done_callback(lambda _: wake.set())
         try:
             done = await self._carry_out_now(now)
-            while not all(task.done() for task in tasks) or well:
+            while not probing.done() or well:
                 await wake.wait()
-                if not all(task.done() for task in tasks):
+                if not probing.done():
                     await asyncio.sleep(_GATHERING)
                 wake.clear()
                 refused = {step.key for step in self._memory.refused if not isinstance(step, EnableFrontend)}
                 due: list[Step] = [step for step in well if step.key not in refused]
                 well.clear()
                 done += await self._carry_out_now(due)
-            for task in tasks:
-                task.result()
+            await probing
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            probing.cancel()
+            await asyncio.gather(probing, return_exceptions=True)
         return done
 
     async def _carry_out_now(self, steps: Sequence[Step]) -> list[str]:

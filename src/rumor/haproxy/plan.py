@@ -5,7 +5,7 @@ check) is met again by the next call. So a plan interrupted after any step, or u
 right. Facts: reference/haproxy.md, section 2.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -229,15 +229,12 @@ def _limit(*keywords: str) -> int | None:
 class _Draft:
     """A plan in the making."""
 
-    steps: list[Step] = field(default_factory=list)
-    looks: dict[Step, Seconds] = field(default_factory=dict)
-    """When what a step has led to is to be seen."""
+    steps: list[tuple[Step, Seconds | None]] = field(default_factory=list)
+    """And when what a step has led to is to be seen."""
     waits: list[Seconds] = field(default_factory=list)
 
     def then(self, step: Step, *, look_again_in: Seconds | None = None) -> None:
-        self.steps.append(step)
-        if look_again_in is not None:
-            self.looks[step] = look_again_in
+        self.steps.append((step, look_again_in))
 
 
 def plan(
@@ -301,11 +298,11 @@ def plan(
                 draft.then(EnableCheck(key))
     for key in sorted(_passed_over(config, wanted, present, memory, now)):
         draft.then(RequeueServer(key, wanted[key].weight))
-    _forget_refused(memory, draft.steps)
+    _forget_refused(memory, draft)
     beyond = memory.tried if can_reload else memory.tried | memory.refused
-    steps = [step for step in draft.steps if _deed(step) not in beyond]
-    steps.sort(key=lambda step: _ORDER[type(step)])
-    draft.waits += [draft.looks[step] for step in steps if step in draft.looks]
+    possible = [(step, look) for step, look in draft.steps if not beyond or _deed(step) not in beyond]
+    draft.waits += [look for _, look in possible if look is not None]
+    steps = sorted((step for step, _ in possible), key=lambda step: _ORDER[type(step)])
     unable = tuple((step, words) for step, words in beyond.items())
     reason = reason or next((_refused(step, words) for step, words in memory.refused.items() if can_reload), "")
     held = _services_to_hold(wanted, present, memory, drains, now)
@@ -416,9 +413,11 @@ def _forget(memory: Memory, present: Mapping[ServerKey, ServerObservation], now:
             del memory.unproved[key]
 
 
-def _forget_refused(memory: Memory, steps: Sequence[Step]) -> None:
+def _forget_refused(memory: Memory, draft: _Draft) -> None:
     """Forget refusals of what is needed no longer: a reload has brought it, or something else is wanted."""
-    needed = {_deed(step) for step in steps}
+    if not memory.refused and not memory.tried:
+        return
+    needed = {_deed(step) for step, _ in draft.steps}
     memory.refused = {step: words for step, words in memory.refused.items() if step in needed}
     memory.tried = {step: words for step, words in memory.tried.items() if step in needed}
 

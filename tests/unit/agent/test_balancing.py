@@ -2,13 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from tests.integration.test_services import certificate
+from tests.certificates import certificate
 
 from rumor.agent.balancing import Balancing, BalancingSettings
 from rumor.agent.drain import Holding, Question
@@ -115,8 +115,9 @@ async def running(
         stored = await journal.revision(revision)
         return None if stored is None else stored.text
 
-    async def probe(service: ServiceName, address: HostPort) -> bool:
-        return True
+    async def probe(servers: Sequence[tuple[ServiceName, HostPort]], on_well: Callable[[int], None]) -> None:
+        for place in range(len(servers)):
+            on_well(place)
 
     async def check(new: str, old: str) -> str:
         return applier.words_against(new) or world.words
