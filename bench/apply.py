@@ -35,8 +35,9 @@ from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.checks.sweep import Question, sweep
-from rumor.haproxy.apply import Applier, ApplierSettings, Observed
+from rumor.haproxy.apply import Applier, ApplierSettings
 from rumor.haproxy.binds import new_binds
+from rumor.haproxy.observe import Observed
 from rumor.haproxy.runtime import CommandSocket
 from rumor.journal import Journal
 from rumor.model import Cause, Revision, Rotation, Seconds, Server, Service, Table

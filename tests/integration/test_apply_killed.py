@@ -14,8 +14,8 @@ import pytest
 from tests.integration import applier_process
 from tests.integration.test_haproxy_apply import load, serving
 
-from rumor.haproxy.apply import Observed
 from rumor.haproxy.config_text import read_config
+from rumor.haproxy.observe import Observed
 from rumor.journal import Journal
 from rumor.model import Outcome, Revision
 from rumor.names import HostPort

@@ -16,9 +16,10 @@ import pytest
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.checks.sweep import Question, sweep
 from rumor.errors import Bug, ConfigError, Unreachable
-from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Observed, Probe
+from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Probe
 from rumor.haproxy.lines import commands
 from rumor.haproxy.log_socket import listen_to_log
+from rumor.haproxy.observe import Observed
 from rumor.haproxy.plan import ReadyServer
 from rumor.haproxy.process import find_master
 from rumor.haproxy.runtime import CommandSocket

@@ -20,8 +20,9 @@ from rumor.agent.pin import Pinned
 from rumor.agent.revisions import Revisions, Surroundings
 from rumor.agent.sensing import Sensing
 from rumor.errors import Refused, RumorError, Unreachable
-from rumor.haproxy.apply import Applier, ApplyReport, Observed, RefusedStep
+from rumor.haproxy.apply import Applier, ApplyReport, RefusedStep
 from rumor.haproxy.certificates import Certificates
+from rumor.haproxy.observe import Observed
 from rumor.journal import Journal
 from rumor.log import get_logger
 from rumor.model import (

@@ -10,32 +10,21 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 from rumor.errors import ConfigError, Refused, Unreachable
 from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_revision, read_config
 from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
+from rumor.haproxy.observe import Observed, Observer
 from rumor.haproxy.parts import without_lines
 from rumor.haproxy.plan import EnableFrontend, Memory, MoveServer, Plan, ProbeServer, ReadyServer, Step, plan
-from rumor.haproxy.process import find_master, is_haproxy, listens, open_anew
 from rumor.haproxy.refusals import Refusals
-from rumor.haproxy.replies import (
-    Processes,
-    Readings,
-    filter_state,
-    parse_frontends,
-    parse_processes,
-    parse_reload,
-    parse_servers,
-    parse_variable,
-    split_picture,
-)
-from rumor.haproxy.runtime import DEADLINE, RELOAD_DEADLINE, CommandSocket, WorkerSocket
+from rumor.haproxy.replies import filter_state, parse_reload
+from rumor.haproxy.runtime import RELOAD_DEADLINE, Commands, CommandSocket, WorkerSocket
 from rumor.log import get_logger
-from rumor.model import Instant, Revision, Seconds, ServerObservation
+from rumor.model import Instant, Revision, Seconds
 from rumor.names import HostPort, ServiceName
 
 log = get_logger("haproxy")
@@ -44,28 +33,13 @@ _ROUNDS = 4
 _RELOAD_PAUSE = Seconds(1.0)
 _GATHERING = Seconds(0.005)
 """Good answers that come so soon after one another go to HAProxy together."""
-_OLD_WORKERS_ASKED = 8
-_OLD_WORKER_DEADLINE = Seconds(0.5)
 _TEXTS_KEPT = 8
-_KNOCK_PAUSE = Seconds(30.0)
-_PATIENCE = Seconds(0.5)
-_STRANGER_PATIENCE = Seconds(5.0)
-"""A master that has never answered us gets so long to open its sockets by itself."""
-
 
 Probe = Callable[[Sequence[tuple[ServiceName, HostPort]], Callable[[int], None]], Awaitable[None]]
 """Asks servers side by side whether they are well, and says the place of each that is as soon as it has answered.
 
 It has a deadline of its own, a short one: a server that is slower comes in by HAProxy's own check.
 """
-
-
-class Commands(Protocol):
-    """One of HAProxy's command sockets."""
-
-    async def ask(self, *commands: str, deadline: Seconds = DEADLINE) -> str: ...
-    async def ask_with(self, command: str, payload: str) -> str: ...
-    async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +49,6 @@ class ApplierSettings:
     config: Path
     run_directory: Path
     drains: Mapping[ServiceName, Seconds]
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """The running HAProxy, read at one moment."""
-
-    processes: Processes
-    version: str
-    revision: str
-    """The id of the revision that runs, empty if it does not say."""
-    servers: tuple[ServerObservation, ...]
-    frontends: Mapping[str, str]
-    """Each one's status: OPEN, PAUSED, STOP, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,13 +124,11 @@ class Applier:
         worker, master = settings.run_directory / "haproxy.sock", settings.run_directory / "master.sock"
         self._worker: Commands = WorkerSocket(worker, master) if connect is None else connect(worker)
         self._master: Commands = CommandSocket(master) if connect is None else connect(master)
-        self._master_pid = 0
-        self._sockets_gone: tuple[int, Instant] | None = None
-        """The master that runs and does not listen, and since when."""
-        self._last_knock = Instant(clock() - _KNOCK_PAUSE)
+        self._observer = Observer(
+            settings.config, settings.run_directory, worker=self._worker, master=self._master, clock=clock
+        )
         self._unwritten = ""
         self._memory = Memory()
-        self._readings: Readings = {}
         self._known: dict[str, _Known] = {}
         self._refusals = Refusals()
         self._refused_steps: list[RefusedStep] = []
@@ -186,11 +145,15 @@ class Applier:
     @property
     def silence(self) -> str:
         """Why HAProxy does not answer, in a sentence; only where it does not."""
-        if self._sockets_gone is None:
-            return "HAProxy does not answer"
-        return (
-            f"HAProxy runs as pid {self._sockets_gone[0]}, but its sockets are gone from {self.settings.run_directory}"
-        )
+        return self._observer.silence
+
+    async def observe(self) -> Observed | None:
+        """Return what runs now, None if HAProxy does not run.
+
+        Raises:
+            Refused: HAProxy answers in a form we do not know.
+        """
+        return await self._observer.observe()
 
     def lock(self) -> None:
         """Make sure that nobody else steers this HAProxy.
@@ -221,27 +184,6 @@ class Applier:
             with contextlib.suppress(Refused):
                 self._learn(revision, text)
 
-    async def observe(self) -> Observed | None:
-        """Return what runs now, None if HAProxy does not run.
-
-        Raises:
-            Refused: HAProxy answers in a form we do not know.
-        """
-        try:
-            processes = parse_processes(await self._master.ask("show proc"))
-            picture = split_picture(
-                await self._worker.ask(f"get var {REVISION_VARIABLE}", "show servers state", "show stat -1 5 -1")
-            )
-            old_stats = [stat async for stat in self._old_stats(processes)]
-        except Unreachable as error:
-            log.debug("haproxy_unreachable", reason=str(error))
-            await asyncio.to_thread(self._knock)
-            return None
-        self._master_pid, self._sockets_gone = processes.master_pid, None
-        servers = parse_servers(picture.state, picture.stat, old_stats, last=self._readings)
-        frontends = parse_frontends(picture.stat)
-        return Observed(processes, processes.version, parse_variable(picture.variable), servers, frontends)
-
     def words_against(self, text: str) -> str:
         """Return HAProxy's words against a configuration that it refused lately; empty if it may be tried now."""
         if not self._refusals:
@@ -271,11 +213,11 @@ class Applier:
         held = self._refusals.held(config.base, Instant(self._clock()))
         pause = Seconds(0.0 if held is None else held.until - self._clock())
         if held is not None and not await self._runs(config.base):
-            return ApplyReport("none", wake_in=pause, observed=await self.observe())
+            return ApplyReport("none", wake_in=pause, observed=await self._observer.observe())
         previous = await self._put_on_disk(revision.text)
         # Where the file is new, HAProxy may have been started with the old one since the look.
-        is_current = seen is not None and (previous == revision.text or await self._still_runs(seen.processes))
-        observed = seen if is_current else await self.observe()
+        is_current = seen is not None and (previous == revision.text or await self._observer.still_runs(seen.processes))
+        observed = seen if is_current else await self._observer.observe()
         how, done = "none", list[str]()
         for _ in range(_ROUNDS):
             if observed is None:
@@ -298,7 +240,7 @@ class Applier:
                 words = await self._reload(config, None if running is None else running.config)
                 if words:
                     await self._put_back(running, previous)
-                    return ApplyReport("reload", tuple(done), refused=words, observed=await self.observe())
+                    return ApplyReport("reload", tuple(done), refused=words, observed=await self._observer.observe())
                 how = "reload"
                 done.append(f"reload: {todo.reload_reason}")
             else:
@@ -314,7 +256,7 @@ class Applier:
                     return ApplyReport(how, tuple(done), "", is_converged, todo.wake_in, observed, self._unwritten)
                 if todo.wake_in and not carried_out:
                     return ApplyReport(how, tuple(done), wake_in=todo.wake_in, observed=observed)
-            observed = await self.observe()
+            observed = await self._observer.observe()
         return ApplyReport(how, tuple(done), wake_in=todo.wake_in or Seconds(0.1), observed=observed)
 
     def _plan(
@@ -327,16 +269,9 @@ class Applier:
 
     async def _runs(self, base: str) -> bool:
         """Say whether HAProxy runs this already, so that servers need no reload."""
-        observed = await self.observe()
+        observed = await self._observer.observe()
         running = None if observed is None else await self._running(observed.revision)
         return running is not None and running.config.base == base
-
-    async def _still_runs(self, processes: Processes) -> bool:
-        """Say whether these are HAProxy's processes still: what was read of them is no other's."""
-        try:
-            return parse_processes(await self._master.ask("show proc")) == processes
-        except Unreachable:
-            return False
 
     # --- texts: what is known of revisions, and the file
 
@@ -371,23 +306,6 @@ class Applier:
         self.learn(previous or "")
         return previous
 
-    def _knock(self) -> None:
-        """Let a master that runs and cannot be reached open its sockets anew."""
-        config, now = self.settings.config, self._clock()
-        known = self._master_pid if is_haproxy(self._master_pid, config) else 0
-        pid = known or find_master(config)
-        if not pid or listens(self.settings.run_directory / "master.sock"):
-            self._sockets_gone = None
-            return
-        if self._sockets_gone is None or self._sockets_gone[0] != pid:
-            self._sockets_gone = pid, Instant(now)
-        # One that has just been started has no socket yet, and a signal would end it; one that reloads refuses shortly.
-        patience = _PATIENCE if known else _STRANGER_PATIENCE
-        if now - self._sockets_gone[1] >= patience and now - self._last_knock >= _KNOCK_PAUSE:
-            self._last_knock = Instant(now)
-            log.warning("sockets_gone", directory=self.settings.run_directory, pid=pid)
-            open_anew(pid)
-
     def _replace_file(self, text: str) -> str | None:
         """Write the file if it differs; return what it held before."""
         path = self.settings.config
@@ -405,19 +323,6 @@ class Applier:
             await self._put_on_disk(text)
 
     # --- HAProxy
-
-    async def _old_stats(self, processes: Processes) -> AsyncIterator[str]:
-        """Yield the statistics of workers that still finish sessions; one that has just ended has none."""
-        for pid in processes.old_worker_pids[-_OLD_WORKERS_ASKED:]:
-            try:
-                reply = await self._master.ask(f"@!{pid} show stat -1 4 -1", deadline=_OLD_WORKER_DEADLINE)
-            except Unreachable:
-                # A worker that ends just when it is asked leaves the question open for ever.
-                if pid in parse_processes(await self._master.ask("show proc")).old_worker_pids:
-                    raise
-                continue
-            if reply.startswith("# pxname,"):
-                yield reply
 
     async def _reload(self, config: ConfigText, running: ConfigText | None) -> str:
         """Reload; return HAProxy's words against it, empty if the new worker serves."""

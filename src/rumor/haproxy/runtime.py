@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from rumor.errors import Bug, Unreachable
 from rumor.haproxy.replies import CONVERSATION_BEGINS, split_conversation
@@ -28,6 +29,14 @@ _QUIT = "quit"
 _LINES_AT_ONCE = 256
 _LINE_TIME = Seconds(0.01)
 """What the deadline of a conversation grows by with each line; usual are 0.1 ms."""
+
+
+class Commands(Protocol):
+    """One of HAProxy's command sockets."""
+
+    async def ask(self, *commands: str, deadline: Seconds = DEADLINE) -> str: ...
+    async def ask_with(self, command: str, payload: str) -> str: ...
+    async def ask_each(self, lines: Sequence[Sequence[str]]) -> list[str]: ...
 
 
 class NobodyListens(Unreachable):
