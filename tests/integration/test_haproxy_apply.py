@@ -20,9 +20,9 @@ from rumor.haproxy.apply import Applier, ApplierSettings, ApplyReport, Probe
 from rumor.haproxy.lines import commands
 from rumor.haproxy.log_socket import listen_to_log
 from rumor.haproxy.observe import Observed
-from rumor.haproxy.plan import ReadyServer
 from rumor.haproxy.process import find_master
 from rumor.haproxy.runtime import CommandSocket
+from rumor.haproxy.steps import ReadyServer
 from rumor.model import Cause, CheckResult, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName, parse_ip
 from rumor.render import publish
@@ -618,6 +618,7 @@ async def test_a_reload_leaves_no_service_drained_as_a_whole(stage: Stage) -> No
         "disable frontend rumor",
         "shutdown frontend rumor",
         "set maxconn server web/web-1 1",
+        "set maxconn frontend rumor 1",
     ],
 )
 async def test_what_somebody_else_changes_is_changed_back(stage: Stage, meddling: str) -> None:

@@ -19,10 +19,11 @@ from rumor.haproxy.config_text import REVISION_VARIABLE, ConfigText, carried_rev
 from rumor.haproxy.lines import Done, NotAtRunTime, commands, describe, read_reply
 from rumor.haproxy.observe import Observed, Observer
 from rumor.haproxy.parts import without_lines
-from rumor.haproxy.plan import EnableFrontend, Memory, MoveServer, Plan, ProbeServer, ReadyServer, Step, plan
+from rumor.haproxy.plan import Memory, Plan, plan
 from rumor.haproxy.refusals import Refusals
 from rumor.haproxy.replies import filter_state, parse_reload
 from rumor.haproxy.runtime import RELOAD_DEADLINE, Commands, CommandSocket, WorkerSocket
+from rumor.haproxy.steps import FrontendStep, MoveServer, ProbeServer, ReadyServer, Step
 from rumor.log import get_logger
 from rumor.model import Instant, Revision, Seconds
 from rumor.names import HostPort, ServiceName
@@ -380,7 +381,7 @@ class Applier:
                 if not probing.done():
                     await asyncio.sleep(_GATHERING)
                 wake.clear()
-                refused = {step.key for step in self._memory.refused if not isinstance(step, EnableFrontend)}
+                refused = {step.key for step in self._memory.refused if not isinstance(step, FrontendStep)}
                 due: list[Step] = [step for step in well if step.key not in refused]
                 well.clear()
                 done += await self._carry_out_now(due)
@@ -405,5 +406,5 @@ class Applier:
 
 
 def _refused_step(step: Step, words: str) -> RefusedStep:
-    subject = step.name if isinstance(step, EnableFrontend) else step.key[1]
+    subject = step.name if isinstance(step, FrontendStep) else step.key[1]
     return RefusedStep(subject, describe(step), words)

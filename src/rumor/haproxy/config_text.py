@@ -70,9 +70,11 @@ class ConfigText:
     """Backend and name of the servers that are not steered; the name is `*` where a `server-template` makes them."""
     least_loaded: frozenset[str] = frozenset()
     """The backends that say `balance leastconn`."""
+    frontends: Mapping[str, int | None] = field(default_factory=dict)
+    """The sections that are to listen, but those that are `disabled`, with the connections each may have.
 
-    frontends: frozenset[str] = frozenset()
-    """The sections that are to listen, but those that are `disabled`."""
+    None where only HAProxy knows how many.
+    """
 
     def is_fixed(self, key: ServerKey) -> bool:
         return key in self.fixed or (key[0], "*") in self.fixed
@@ -89,9 +91,11 @@ def read_config(text: str) -> ConfigText:
     fixed: set[tuple[str, str]] = set()
     defaults: dict[str, str] = {}
     least_loaded: set[str] = set()
-    frontends: set[str] = set()
-    section = listening = ""
+    frontends: dict[str, int | None] = {}
+    section = listening = kind = ""
     inherited = ""
+    limits: dict[str, int | None] = {}
+    """Of connections, by `global` and `defaults`, whichever stood last."""
     for number, line in enumerate(text.splitlines(), start=1):
         server = read_server(line, section) if section else None
         if server is not None:
@@ -104,13 +108,25 @@ def read_config(text: str) -> ConfigText:
         if heading is not None:
             section = heading[2] or "" if heading[1] in ("backend", "listen") else ""
             listening = heading[2] or "" if heading[1] in ("frontend", "listen") else ""
-            frontends |= {listening} - {""}
-            inherited = "" if heading[1] == "defaults" else inherited
+            kind = heading[1]
+            if listening:
+                # From which of several defaults, if it says so, is not looked into.
+                unsaid = limits.get("defaults", limits.get("global"))
+                frontends[listening] = None if "from" in words else unsaid
+            if kind == "defaults":
+                inherited = ""
+                limits.pop(kind, None)
             defaults[section] = inherited
         if words and words[:2] != ["set-var", REVISION_VARIABLE]:
             base.append(" ".join(words))
         if words[:1] == ["disabled"]:
-            frontends.discard(listening)
+            frontends.pop(listening, None)
+        if words[:1] == ["maxconn"]:
+            limit = int(words[1]) if len(words) == 2 and words[1].isascii() and words[1].isdigit() else None
+            if listening in frontends:
+                frontends[listening] = limit
+            else:
+                limits[kind] = limit
         match words, section:
             case ["default-server", *more], "":
                 inherited = " ".join((inherited, *more)).strip()
@@ -125,7 +141,7 @@ def read_config(text: str) -> ConfigText:
             case _:
                 pass
     given = {service: defaults[service] for service, _ in servers if defaults[service]}
-    return ConfigText("\n".join(base), servers, given, frozenset(fixed), frozenset(least_loaded), frozenset(frontends))
+    return ConfigText("\n".join(base), servers, given, frozenset(fixed), frozenset(least_loaded), frontends)
 
 
 def words_of(line: str) -> list[str]:

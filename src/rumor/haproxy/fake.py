@@ -70,6 +70,9 @@ class FakeHaproxy:
     revision: str = ""
     servers: dict[tuple[str, str], FakeServer] = field(default_factory=dict)
     frontends: dict[str, str] = field(default_factory=dict)
+    """Each one's status."""
+    limits: dict[str, int] = field(default_factory=dict)
+    """How many connections each frontend may have."""
     is_running: bool = True
     reloads: int = 0
     commands: int = 0
@@ -132,10 +135,16 @@ class FakeHaproxy:
                 return "".join(f"{line}\n" for line in ("1", f"# {_COLUMNS}", *map(self._state, self.servers)))
             case ["show", "stat", "-1", "5", "-1"]:
                 head = "# pxname,svname,qcur,scur,slim,stot,econ,eresp,status,check_status,\n"
-                rows = [f"{name},FRONTEND,,0,100,0,0,0,{status},,\n" for name, status in self.frontends.items()]
+                rows = [
+                    f"{name},FRONTEND,,0,{self.limits[name]},0,0,0,{status},,\n"
+                    for name, status in self.frontends.items()
+                ]
                 return head + "".join([*rows, *(self._stat(key) for key in self.servers)])
             case [("enable" | "disable" | "shutdown") as verb, "frontend", name]:
                 return self._turn_frontend(name, verb)
+            case ["set", "maxconn", "frontend", name, limit] if name in self.limits:
+                self.limits[name] = int(limit)
+                return "\n"
             case ["set", "maxconn", "server", name, limit]:
                 return self._with(name, lambda key: setattr(self.servers[key], "limit", int(limit)))
             case ["add", "server", name, address, *keywords]:
@@ -258,6 +267,7 @@ class FakeHaproxy:
         before, self.servers = self.servers, {}
         config = read_config(text)
         self.frontends = dict.fromkeys(sorted(config.frontends), "OPEN")
+        self.limits = {name: 100 if limit is None else limit for name, limit in config.frontends.items()}
         for key, line in config.servers.items():
             name = str(key[0]), str(key[1])
             has_check = "check" in line.keywords.split()

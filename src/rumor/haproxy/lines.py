@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from rumor.haproxy.config_text import ServerKey
-from rumor.haproxy.plan import (
+from rumor.haproxy.steps import (
     AddServer,
     DrainServer,
     EnableCheck,
     EnableFrontend,
+    LimitFrontend,
     LimitServer,
     MaintServer,
     MoveServer,
@@ -47,6 +48,8 @@ def commands(step: Step) -> tuple[str, ...]:
         return ()
     if isinstance(step, EnableFrontend):
         return (f"enable frontend {step.name}",)
+    if isinstance(step, LimitFrontend):
+        return (f"set maxconn frontend {step.name} {step.limit}",)
     name = path(step.key)
     match step:
         case AddServer(_, address, weight, keywords, default_keywords, has_check):
@@ -109,6 +112,8 @@ def describe(step: Step) -> str:
     """Return a step in a few words, for the journal."""
     if isinstance(step, EnableFrontend):
         return f"enable frontend {step.name}"
+    if isinstance(step, LimitFrontend):
+        return f"maxconn frontend {step.name} {step.limit}"
     name = path(step.key)
     match step:
         case AddServer(_, address):

@@ -14,6 +14,7 @@ from rumor.errors import Unreachable
 from rumor.haproxy.config_text import REVISION_VARIABLE
 from rumor.haproxy.process import find_master, is_haproxy, listens, open_anew
 from rumor.haproxy.replies import (
+    Frontend,
     Processes,
     Readings,
     parse_frontends,
@@ -45,8 +46,7 @@ class Observed:
     revision: str
     """The id of the revision that runs, empty if it does not say."""
     servers: tuple[ServerObservation, ...]
-    frontends: Mapping[str, str]
-    """Each one's status: OPEN, PAUSED, STOP, …"""
+    frontends: Mapping[str, Frontend]
 
 
 class Observer:

@@ -13,8 +13,27 @@ from typing import NamedTuple, TypeGuard
 
 from rumor.haproxy.config_text import ConfigText, ServerKey, ServerLine
 from rumor.haproxy.idle import Idle, passed_over
+from rumor.haproxy.replies import Frontend
+from rumor.haproxy.steps import (
+    AddServer,
+    DrainServer,
+    EnableCheck,
+    EnableFrontend,
+    FrontendStep,
+    LimitFrontend,
+    LimitServer,
+    MaintServer,
+    MoveServer,
+    ProbeServer,
+    ReadyServer,
+    RemoveServer,
+    RequeueServer,
+    ServerStep,
+    Step,
+    WeightServer,
+)
 from rumor.model import Instant, Revision, Rotation, Seconds, ServerObservation
-from rumor.names import HostPort, ServiceName
+from rumor.names import ServiceName
 
 _POLL = Seconds(0.1)
 _REMOVAL_POLL = Seconds(0.1)
@@ -23,118 +42,13 @@ _LONGEST_HOLD = Seconds(5.0)
 _LISTENING = frozenset({"OPEN", "FULL"})
 
 
-@dataclass(frozen=True, slots=True)
-class AddServer:
-    """Add a server, drained, with its check on."""
-
-    key: ServerKey
-    address: HostPort
-    weight: int
-    keywords: str
-    """All of them, those of `default-server` too: HAProxy applies none to servers added at run time."""
-    default_keywords: str = ""
-    has_check: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class ReadyServer:
-    key: ServerKey
-
-
-@dataclass(frozen=True, slots=True)
-class MoveServer:
-    """Give a server another address; requests that run go on where they are."""
-
-    key: ServerKey
-    address: HostPort
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeServer:
-    """Ask a server ourselves, since HAProxy's first check may be a whole interval away; if it is well, do `then`."""
-
-    key: ServerKey
-    address: HostPort
-    then: ReadyServer | MoveServer
-
-
-@dataclass(frozen=True, slots=True)
-class DrainServer:
-    key: ServerKey
-    enables_check: bool = False
-    """From maintenance: a server just added has its check still off."""
-
-
-@dataclass(frozen=True, slots=True)
-class MaintServer:
-    key: ServerKey
-
-
-@dataclass(frozen=True, slots=True)
-class WeightServer:
-    key: ServerKey
-    weight: int
-
-
-@dataclass(frozen=True, slots=True)
-class RequeueServer:
-    """Put a server that HAProxy passes over in its order anew: a change of weight does that, there and back."""
-
-    key: ServerKey
-    weight: int
-
-
-@dataclass(frozen=True, slots=True)
-class EnableCheck:
-    """Switch a check on again that somebody switched off."""
-
-    key: ServerKey
-
-
-@dataclass(frozen=True, slots=True)
-class LimitServer:
-    """Let a server have so many requests at once again; 0 for any number."""
-
-    key: ServerKey
-    limit: int
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveServer:
-    """Delete a drained server; `cuts_sessions` at the end of its drain time."""
-
-    key: ServerKey
-    cuts_sessions: bool
-
-
-@dataclass(frozen=True, slots=True)
-class EnableFrontend:
-    """Let a frontend listen again that somebody paused; one that was shut down comes back by a reload only."""
-
-    name: str
-
-
-ServerStep = (
-    AddServer
-    | ReadyServer
-    | MoveServer
-    | EnableCheck
-    | WeightServer
-    | RequeueServer
-    | DrainServer
-    | MaintServer
-    | LimitServer
-    | RemoveServer
-    | ProbeServer
-)
-Step = ServerStep | EnableFrontend
 # What brings servers in goes before what takes servers out; probes wait for others, so they come last.
 _ORDER = {
     kind: place
     for place, kind in enumerate(
         (
-            EnableFrontend, AddServer, ReadyServer, MoveServer, EnableCheck, LimitServer, WeightServer, RequeueServer,
-            DrainServer, MaintServer, RemoveServer, ProbeServer,
+            EnableFrontend, LimitFrontend, AddServer, ReadyServer, MoveServer, EnableCheck, LimitServer, WeightServer,
+            RequeueServer, DrainServer, MaintServer, RemoveServer, ProbeServer,
         )
     )
 }  # fmt: skip
@@ -246,7 +160,7 @@ def plan(
     drains: Mapping[ServiceName, Seconds],
     now: Instant,
     *,
-    frontends: Mapping[str, str] | None = None,
+    frontends: Mapping[str, Frontend] | None = None,
     can_reload: bool = True,
 ) -> Plan:
     """Decide the next steps from what runs to what is wanted.
@@ -258,7 +172,7 @@ def plan(
         memory: changed by this call.
         drains: how long a server of each service may drain before its sessions are cut.
         now: the time of the observation.
-        frontends: the status of every frontend HAProxy has now; None if nobody has looked.
+        frontends: every frontend HAProxy has now; None if nobody has looked.
         can_reload: whether a reload could bring what HAProxy refuses at run time; if not, all else goes on.
     """
     wanted = _wanted_servers(revision, config)
@@ -270,9 +184,7 @@ def plan(
     if running_config is None:
         return Plan(reload_reason=reason)
     draft = _Draft()
-    for name in sorted(config.frontends if frontends is not None else ()):
-        if frontends is not None and frontends.get(name) not in _LISTENING:
-            draft.then(EnableFrontend(name))
+    _let_listen(config, frontends, draft)
     differing = {key for key, entry in present.items() if key not in wanted or not wanted[key].is_met_by(entry)}
     for key in memory.deadlines.keys() - differing:
         del memory.deadlines[key]
@@ -307,7 +219,7 @@ def plan(
     reason = reason or next((_refused(step, words) for step, words in memory.refused.items() if can_reload), "")
     held = _services_to_hold(wanted, present, memory, drains, now)
     if reason:
-        refused = {step.key for step in memory.refused if not isinstance(step, EnableFrontend)}
+        refused = {step.key for step in memory.refused if not isinstance(step, FrontendStep)}
         steps = [step for step in steps if _brings_in(step) and step.key[0] in held and step.key not in refused]
         if not steps:
             return Plan(reload_reason=reason, unable=unable)
@@ -328,8 +240,9 @@ def _deed(step: Step) -> Step:
 
 
 def _refused(step: Step, words: str) -> str:
-    if isinstance(step, EnableFrontend):
-        return f"HAProxy would not enable frontend {step.name} at run time: {words}"
+    if isinstance(step, FrontendStep):
+        deed = "enable" if isinstance(step, EnableFrontend) else "limit"
+        return f"HAProxy would not {deed} frontend {step.name} at run time: {words}"
     return f"HAProxy would not change server {step.key[0]}/{step.key[1]} at run time: {words}"
 
 
@@ -447,6 +360,15 @@ def _reload_reason(
 
 def _deadline(key: ServerKey, memory: Memory, drains: Mapping[ServiceName, Seconds], now: Instant) -> Instant:
     return memory.deadlines.setdefault(key, Instant(now + drains.get(key[0], 0.0)))
+
+
+def _let_listen(config: ConfigText, frontends: Mapping[str, Frontend] | None, draft: _Draft) -> None:
+    for name, limit in sorted(config.frontends.items() if frontends is not None else ()):
+        found = frontends.get(name) if frontends is not None else None
+        if found is None or found.status not in _LISTENING:
+            draft.then(EnableFrontend(name))
+        if found is not None and limit is not None and found.limit != limit:
+            draft.then(LimitFrontend(name, limit))
 
 
 def _add(server: _Wanted) -> AddServer:

@@ -204,16 +204,26 @@ def _rotation(admin: int) -> Rotation:
     return Rotation.MAINT if admin & _ADMIN_MAINT else Rotation.DRAIN if admin & _ADMIN_DRAIN else Rotation.READY
 
 
-def parse_frontends(stat: str) -> dict[str, str]:
-    """Return the status of each frontend in `show stat`: OPEN, PAUSED, STOP, …; one that the file disables has none.
+@dataclass(frozen=True, slots=True)
+class Frontend:
+    """A section that listens, as HAProxy has it now."""
+
+    status: str
+    """OPEN, FULL, PAUSED, STOP, …"""
+    limit: int
+    """The connections it may have at once."""
+
+
+def parse_frontends(stat: str) -> dict[str, Frontend]:
+    """Return each frontend in `show stat`; one that the file disables has no status.
 
     Raises:
         Refused: the reply is not of the form HAProxy 2.8 and newer give.
     """
     head, *lines = stat.strip().split("\n")
     rows = "\n".join([head, *(line for line in lines if ",FRONTEND," in line)])
-    status = _STAT_COLUMNS.index("status")
-    return {row[0]: row[status] for row in _stat_rows(rows) if row[1] == "FRONTEND"}
+    status, limit = _STAT_COLUMNS.index("status"), _STAT_COLUMNS.index("slim")
+    return {row[0]: Frontend(row[status], _number(row[limit])) for row in _stat_rows(rows) if row[1] == "FRONTEND"}
 
 
 def filter_state(state: str, wanted: Mapping[tuple[str, str], HostPort]) -> str:

@@ -3,11 +3,12 @@
 import pytest
 
 from rumor.haproxy.lines import Done, NotAtRunTime, NotYet, commands, describe, path, read_reply
-from rumor.haproxy.plan import (
+from rumor.haproxy.steps import (
     AddServer,
     DrainServer,
     EnableCheck,
     EnableFrontend,
+    LimitFrontend,
     LimitServer,
     MaintServer,
     MoveServer,
@@ -53,6 +54,7 @@ SIX = HostPort("fd00::1", 80)
         (ProbeServer(KEY, HERE, ReadyServer(KEY)), ()),
         (LimitServer(KEY, 30), ("set maxconn server web/one 30",)),
         (EnableFrontend("rumor"), ("enable frontend rumor",)),
+        (LimitFrontend("rumor", 9), ("set maxconn frontend rumor 9",)),
     ],
 )  # fmt: skip
 def test_each_step_has_its_lines(step: Step, lines: tuple[str, ...]) -> None:
@@ -119,5 +121,6 @@ def test_every_step_has_a_name_of_its_own() -> None:
     )  # fmt: skip
     words = {describe(step) for step in steps}
     assert describe(EnableFrontend("rumor")) == "enable frontend rumor"
+    assert describe(LimitFrontend("rumor", 9)) == "maxconn frontend rumor 9"
     assert len(words) == len(steps)
     assert all(path(KEY) in word for word in words)

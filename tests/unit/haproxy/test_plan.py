@@ -5,22 +5,22 @@ from dataclasses import replace
 import pytest
 
 from rumor.haproxy.config_text import read_config
-from rumor.haproxy.plan import (
+from rumor.haproxy.plan import Memory, Plan, plan
+from rumor.haproxy.replies import Frontend
+from rumor.haproxy.steps import (
     AddServer,
     DrainServer,
     EnableCheck,
     EnableFrontend,
+    LimitFrontend,
     LimitServer,
     MaintServer,
-    Memory,
     MoveServer,
-    Plan,
     ProbeServer,
     ReadyServer,
     RemoveServer,
     RequeueServer,
     WeightServer,
-    plan,
 )
 from rumor.model import Cause, Instant, Revision, Rotation, Seconds, Server, ServerObservation, Service, Table
 from rumor.names import HostPort, MemberName, ServiceName
@@ -242,16 +242,41 @@ def test_an_unknown_revision_needs_a_reload() -> None:
 def test_who_does_not_listen_as_the_text_says_is_made_to_listen() -> None:
     wanted = revision(server(), base="global\nfrontend a\nfrontend off\n    disabled\nlisten b\nbackend web\n")
     config = read_config(wanted.text)
-    assert config.frontends == {"a", "b"}
+    assert config.frontends.keys() == {"a", "b"}
 
-    def steps(frontends: dict[str, str]) -> tuple[object, ...]:
+    def steps(**status: str) -> tuple[object, ...]:
+        frontends = {name: Frontend(words, 100) for name, words in status.items()}
         return plan(
             wanted, config, (running(),), config, Memory(), {}, Instant(1.0), frontends=frontends
         ).steps  # fmt: skip
 
-    assert steps({"a": "OPEN", "b": "FULL", "by-hand": "STOP"}) == ()
-    assert steps({"a": "PAUSED", "b": "OPEN"}) == (EnableFrontend("a"),)
-    assert steps({"a": "STOP"}) == (EnableFrontend("a"), EnableFrontend("b"))
+    assert steps(a="OPEN", b="FULL", by_hand="STOP") == ()
+    assert steps(a="PAUSED", b="OPEN") == (EnableFrontend("a"),)
+    assert steps(a="STOP") == (EnableFrontend("a"), EnableFrontend("b"))
+
+
+def test_a_frontend_is_limited_as_the_text_says_where_that_can_be_known() -> None:
+    base = """global
+    maxconn 700
+frontend everybody
+defaults
+    maxconn 60
+frontend a
+frontend b
+    maxconn 5
+frontend other from somewhere
+listen odd
+    maxconn 5 6
+defaults
+listen c
+backend web
+"""
+    wanted = revision(server(), base=base)
+    config = read_config(wanted.text)
+    assert config.frontends == {"everybody": 700, "a": 60, "b": 5, "other": None, "odd": None, "c": 700}
+    found = {name: Frontend("OPEN", 60) for name in config.frontends}
+    todo = plan(wanted, config, (running(),), config, Memory(), {}, Instant(1.0), frontends=found)
+    assert todo.steps == (LimitFrontend("b", 5), LimitFrontend("c", 700), LimitFrontend("everybody", 700))
 
 
 @pytest.mark.parametrize(
