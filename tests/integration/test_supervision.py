@@ -261,6 +261,39 @@ async def test_pauses_grow_for_what_keeps_falling_and_it_is_never_given_up(kind:
 
 
 @BOTH
+async def test_pauses_grow_also_for_what_falls_after_a_while(kind: str, home: Path) -> None:
+    script = "note('up')\ntime.sleep(1.3)\nnote('down')\nsys.exit(3)"
+    async with supervising(kind, home, program(home, "web", script, longest_pause=Seconds(3.0))):
+        await until(lambda: done(len(notes(home)) >= 7), "it was tried four times", deadline=40.0)
+    words = [(word, at) for word, at, _ in notes(home)][:7]
+    assert [word for word, _ in words] == ["up", "down"] * 3 + ["up"]
+    pauses = [up - down for (_, down), (_, up) in zip(words[1::2], words[2::2], strict=True)]
+    for pause, least in zip(pauses, (0.9, 1.9, 2.9), strict=True):
+        assert least <= pause < least + 2.0, pauses
+
+
+@BOTH
+async def test_what_waits_for_its_next_try_can_be_stopped_for_good_and_started_again(kind: str, home: Path) -> None:
+    falling = program(home, "web", "note('up')\nsys.exit(7)", longest_pause=Seconds(1.0))
+    async with supervising(kind, home, falling) as supervisor:
+        await until(lambda: done(len(notes(home)) >= 2), "it was tried")
+
+        async def is_state(state: ProgramState) -> bool:
+            return (await status(supervisor, "web")).state is state
+
+        await until(lambda: is_state(ProgramState.BACKOFF), "it waits for its next try")
+        await stop_in_order(supervisor, [falling])
+        await until(lambda: is_state(ProgramState.STOPPED), "it is stopped")
+        tries = len(notes(home))
+        # Longer than the longest pause: nothing may come, and nothing tells that.
+        await asyncio.sleep(2.5)
+        assert len(notes(home)) == tries
+        assert await is_state(ProgramState.STOPPED)
+        await supervisor.start(["web"])
+        await until(lambda: done(len(notes(home)) >= tries + 2), "it is tried again, and again")
+
+
+@BOTH
 async def test_what_a_dead_program_left_behind_is_ended(kind: str, home: Path) -> None:
     script = "child = subprocess.Popen(['/bin/sleep', '600'])\nnote(f'child-{child.pid}')\ntime.sleep(600)"
     async with supervising(kind, home, program(home, "web", script)) as supervisor:

@@ -1,6 +1,7 @@
-"""How long to wait before a program that will not start is tried again: ever longer, and for ever.
+"""How long to wait before a program that has fallen is tried again: ever longer, and for ever.
 
-supervisord's own pauses have no ceiling, and it gives up; so a program it has given up on is started by us.
+supervisord's own pauses are for programs that do not come up at all, have no ceiling, and it gives up; so whatever has
+fallen is started by us.
 """
 
 from dataclasses import dataclass

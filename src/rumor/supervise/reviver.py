@@ -39,7 +39,7 @@ class Reviver:
         self._log = _Follower(supervisor.log)
 
     async def look(self) -> tuple[ProgramStatus, ...]:
-        """Note who ended, start again what supervisord has given up on and whose pause is over; return the states.
+        """Note who ended, start again what has fallen and whose pause is over; return the states.
 
         Raises:
             Unreachable: supervisord does not answer.
@@ -68,7 +68,7 @@ class Reviver:
         """Note a program's state; say whether it is to be started again now."""
         backoff = self._backoffs.get(status.name, Backoff())
         is_due = False
-        if status.state is ProgramState.FATAL:
+        if status.state is ProgramState.BACKOFF:
             backoff = backoff.note_failed(now, longest=program.longest_pause)
             is_due = backoff.is_due(now)
             if is_due:

@@ -14,12 +14,14 @@ import subprocess
 import sys
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from rumor.errors import Bug, Refused, Unreachable
 from rumor.model import Seconds
 from rumor.places import run_directory
+from rumor.supervise.backoff import FIRST_PAUSE
 from rumor.supervise.base import Program, ProgramState, ProgramStatus
 from rumor.supervise.exit_files import read_exit
 from rumor.supervise.inventory import Inventory, changing, format_inventory, read_inventory
@@ -28,9 +30,11 @@ _DEADLINE = Seconds(10.0)
 _START_DEADLINE = Seconds(10.0)
 _LOG_BYTES = "10MB"
 _LOG_BACKUPS = 3
+_DOWN = "down"
 # supervisor.xmlrpc.Faults
 _SHUTDOWN_STATE, _BAD_NAME, _ABNORMAL_TERMINATION, _SPAWN_ERROR, _ALREADY_STARTED, _NOT_RUNNING = 6, 10, 40, 50, 60, 70
 
+_FALLEN = (ProgramState.EXITED, ProgramState.FATAL)
 # Where a comment begins in the middle of a line; there is no way to escape it.
 _COMMENT = re.compile(r"(\s)([;#])")
 
@@ -89,9 +93,9 @@ def _program_section(program: Program) -> list[str]:
         *([f"environment = {environment}"] if environment else []),
         *([f"user = {_value(program.user)}"] if program.user else []),
         f"autostart = {str(program.autostart).lower()}",
-        "autorestart = true",
+        # One try: pauses that grow up to a ceiling, and trying for ever, are ours (`reviver.py`).
+        f"autorestart = {str(program.longest_pause <= FIRST_PAUSE).lower()}",
         "startsecs = 1",
-        # One try: pauses that grow up to a ceiling, and trying for ever, are ours.
         "startretries = 0",
         f"stopsignal = {_value(program.stop_signal)}",
         f"stopwaitsecs = {max(1, round(program.stop_wait))}",
@@ -144,6 +148,8 @@ class Supervisord:
             Unreachable: it did not come up; its own words are in the text.
         """
         await asyncio.to_thread(self._write, inventory)
+        for program in inventory.programs:
+            self._down(program.name).unlink(missing_ok=True)
         log = self._config.with_name("supervisord.out")
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - forks once, at start-up
@@ -189,16 +195,31 @@ class Supervisord:
     async def states(self) -> tuple[ProgramStatus, ...]:
         rows = cast("list[dict[str, object]]", await self._ask("getAllProcessInfo"))
         exits = {program.name: program.exits for program in self.inventory().programs}
-        return tuple(sorted((_status(row, exits) for row in rows), key=lambda status: status.name))
+        found = [_status(row, exits) for row in rows]
+        down = await asyncio.to_thread(lambda: {name for name in exits if self._down(name).exists()})
+        return tuple(
+            replace(status, state=ProgramState.STOPPED)
+            if status.state is ProgramState.BACKOFF and status.name in down
+            else status
+            for status in sorted(found, key=lambda status: status.name)
+        )
 
     async def start(self, names: Sequence[str]) -> None:
-        for full_name in await self._full_names(names):
+        full_names = await self._full_names(names)
+        for name in names:
+            self._down(name).unlink(missing_ok=True)
+        for full_name in full_names:
             # One that falls at once is no error of ours: its state tells.
             fine = (_ALREADY_STARTED, _SPAWN_ERROR, _ABNORMAL_TERMINATION)
             await self._ask("startProcess", full_name, False, fine=fine)
 
     async def stop(self, names: Sequence[str]) -> None:
-        for full_name in await self._full_names(names):
+        full_names = await self._full_names(names)
+        # Also one that waits for its next try, of which supervisord knows nothing.
+        self._run_directory.joinpath(_DOWN).mkdir(exist_ok=True)
+        for name in names:
+            self._down(name).touch()
+        for full_name in full_names:
             await self._ask("stopProcess", full_name, False, fine=(_NOT_RUNNING,))
 
     async def add(self, programs: Sequence[Program]) -> None:
@@ -215,6 +236,10 @@ class Supervisord:
                 await self._ask("removeProcessGroup", _group(program), fine=(_BAD_NAME,))
             await asyncio.to_thread(self._write, inventory.without(names))
             await self._ask("reloadConfig")
+
+    def _down(self, name: str) -> Path:
+        """Return the file that is there while a program is not to run."""
+        return self._run_directory / _DOWN / name
 
     async def shut_down(self) -> None:
         with contextlib.suppress(Unreachable):
@@ -280,7 +305,9 @@ def _status(row: Mapping[str, object], exits: Mapping[str, Path]) -> ProgramStat
 
 
 def _state(name: str) -> ProgramState:
+    """Return a state; whatever has ended and was not asked to is tried again, which supervisord does not know."""
     try:
-        return ProgramState(name.lower())
+        state = ProgramState(name.lower())
     except ValueError:
-        return ProgramState.EXITED
+        return ProgramState.BACKOFF
+    return ProgramState.BACKOFF if state in _FALLEN else state
