@@ -75,6 +75,7 @@ class FakeHaproxy:
     """How many connections each frontend may have."""
     is_running: bool = True
     reloads: int = 0
+    restarts: int = 0
     commands: int = 0
     """Lines that came by either socket."""
     faults: list[str] = field(default_factory=list)
@@ -98,16 +99,18 @@ class FakeHaproxy:
 
     def restart(self) -> None:
         """Start anew from the file on disk, as a supervisor would."""
+        self.restarts, self.reloads = self.restarts + 1, 0
         self._load(self.config.read_text(encoding="utf-8"), {})
 
     # --- replies
 
     def answer_master(self, command: str) -> str:
         if command == "show proc":
+            master = 100 + 1000 * self.restarts
             return (
                 "#<PID>          <type>          <reloads>       <uptime>        <version>\n"
-                f"100             master          {self.reloads} [failed: 0]   0d00h00m01s     2.8.0-fake\n"
-                f"# workers\n{101 + self.reloads}             worker          0               0d00h00m01s     2.8.0\n"
+                f"{master}             master          {self.reloads} [failed: 0]   0d00h00m01s     2.8.0-fake\n"
+                f"# workers\n{master + 1 + self.reloads}             worker   0     0d00h00m01s     2.8.0\n"
                 "# programs\n"
             )
         if command == "reload":

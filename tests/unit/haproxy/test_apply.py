@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+
 from rumor.haproxy.apply import Applier, ApplierSettings
 from rumor.haproxy.fake import FakeHaproxy
 from rumor.model import Cause, Revision, Seconds, Table
@@ -60,16 +62,26 @@ async def test_what_was_seen_just_now_is_not_looked_at_again(tmp_path: Path) -> 
     assert stage.haproxy.commands == before
 
 
-async def test_what_was_seen_before_the_file_was_written_is_looked_at_again(tmp_path: Path) -> None:
-    """HAProxy may have been started with the old file in between."""
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_what_was_seen_before_the_file_was_written_counts_if_haproxy_is_the_same(
+    tmp_path: Path, is_restarted: bool
+) -> None:
     stage = Stage(tmp_path, revision(3))
     seen = await stage.applier.observe()
-    wanted = revision(4)
-    before = stage.haproxy.commands
-    for _ in range(3):
-        report = await stage.applier.apply(wanted, seen=seen)
-    assert report.is_converged
-    assert stage.haproxy.commands > before
+    tables = list[str]()
+
+    def before(line: str) -> None:
+        if "add server" in line or "show servers state" in line:
+            tables.append(line.split()[0])
+
+    stage.haproxy.before = before
+    if is_restarted:
+        # With the old file, while the new one was checked: as if somebody had gone to an empty pool.
+        stage.haproxy.config.write_text(revision(0).text)
+        stage.haproxy.restart()
+    report = await stage.applier.apply(revision(4), seen=seen)
+    # Servers that HAProxy no longer has are added as well.
+    assert tables == (["get", *["add"] * 4, "get"] if is_restarted else ["add", "get"])
     assert report.observed is not None
     assert len(report.observed.servers) == 4
 
