@@ -18,6 +18,8 @@ from rumor.names import HostPort
 
 REQUEST_DEADLINE = Seconds(10.0)
 _IN_FLIGHT_LIMIT = 2000
+_KEPT_FOR = 3.0
+"""HAProxy closes a connection that was idle for 5 s; a request that is sent in that moment is lost on any server."""
 _BODY_LIMIT = 64 * 1024
 _CHUNK = 16 * 1024
 
@@ -49,6 +51,7 @@ class _Connection:
         self._reader = reader
         self._writer = writer
         self._h11 = h11.Connection(h11.CLIENT)
+        self._last_answer = time.monotonic()
 
     @classmethod
     async def open(cls, address: HostPort) -> "_Connection":
@@ -56,8 +59,10 @@ class _Connection:
 
     @property
     def is_usable(self) -> bool:
-        """Whether the server has not closed it meanwhile; what every keep-alive client looks at."""
-        return not self._reader.at_eof() and not self._writer.is_closing() and self._h11.our_state is h11.IDLE
+        """Whether the server has not closed it meanwhile, nor is about to; what every keep-alive client looks at."""
+        is_fresh = time.monotonic() - self._last_answer < _KEPT_FOR
+        is_open = not self._reader.at_eof() and not self._writer.is_closing()
+        return is_fresh and is_open and self._h11.our_state is h11.IDLE
 
     async def ask(self, method: str, request_id: str, *, keep: bool) -> tuple[int, str]:
         """Send one request; return the status and the node that answered."""
@@ -89,6 +94,7 @@ class _Connection:
                 break
         if keep and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
+            self._last_answer = time.monotonic()
         return status, _server_of(bytes(body)) if status == 200 else ""
 
     def close(self) -> None:
