@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rumor.agent.first_config import write_first_config
+from rumor.atomic_file import write_atomically
 from rumor.config import Config
 from rumor.errors import ConfigError, Refused
 from rumor.host.plan import BALANCER, Node, Tools, make_programs
 from rumor.places import Places, places, run_directory
-from rumor.render.publish import write_atomically
 from rumor.supervise.base import Program
 from rumor.supervise.systemd_text import (
     TARGET,

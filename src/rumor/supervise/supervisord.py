@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
+from rumor.atomic_file import write_atomically
 from rumor.errors import Bug, Refused, Unreachable
 from rumor.model import Seconds
 from rumor.places import run_directory
@@ -223,10 +224,7 @@ class Supervisord:
     def _write(self, inventory: Inventory) -> None:
         text = write_config(inventory.programs, run_directory=self._run_directory, log=self.log)
         for path, content in ((self._config, text), (self._inventory, format_inventory(inventory))):
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.touch(mode=0o600)
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(path)
+            write_atomically(path, content)
 
     async def wait_ended(self, deadline: Seconds) -> bool:
         """Wait until supervisord has ended; say whether it did."""
