@@ -3,13 +3,12 @@
 import asyncio
 import os
 import socket
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from rumor.cli.options import file_of, file_option, format_option, overrides_of, set_option
+from rumor.cli.options import file_of, file_option, format_option, overrides_of, say, set_option
 
 
 @click.command()
@@ -65,7 +64,7 @@ def install(
     tools = replace(tools_of(played, os.environ), own_user=USER, is_root=True)
     installation = plan_installation(config, plan, tools, systemd=systemd_version(os.environ))
     if applies:
-        asyncio.run(apply_installation(config, installation, say=_say))
+        asyncio.run(apply_installation(config, installation, say=say))
     value = {
         "applied": applies,
         "files": [
@@ -76,7 +75,3 @@ def install(
     }
     output.show(value, form, output.installed)
     return 0
-
-
-def _say(text: str) -> None:
-    print(f"rumor: {text}", file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rumor.cli.deploying import deploy_options, patience_of, roll
-from rumor.cli.options import data_of, data_option, file_of, format_option, options, overrides_of
+from rumor.cli.options import data_of, data_option, file_of, format_option, options, overrides_of, say
 from rumor.config import load
 from rumor.errors import Refused, RumorError, Unreachable
 from rumor.model import Seconds
@@ -157,7 +156,7 @@ def reload_services(timeout: str, data: Path | None, scan_directory: Path, form:
         wanted = changes(inventory.programs, _plan_again(here, inventory))
         for word, programs in (("starting", wanted.added), ("changing", wanted.changed), ("stopping", wanted.removed)):
             if programs:
-                _say(f"{word} {', '.join(program.name for program in programs)}")
+                say(f"{word} {', '.join(program.name for program in programs)}")
         await bring_to(here.supervisor, wanted, wait_back=lambda node: _wait_ready(here, node, patience))
         return {
             "added": [program.name for program in wanted.added],
@@ -302,7 +301,7 @@ async def _wait_ready(here: _Here, node: str, patience: Seconds) -> None:
                     for api in agents:
                         status, body = await asyncio.to_thread(api.request, "GET", "/ready")
                         if status == 200:
-                            _say(f"{node} is back")
+                            say(f"{node} is back")
                             return
                         reason = str(json.loads(body).get("reason"))
                 except (RumorError, ValueError) as error:
@@ -327,7 +326,3 @@ async def _reload_agents(programs: Sequence[Program]) -> list[dict[str, str]]:
 
     asked = [asyncio.to_thread(ask, program, api) for program in programs if (api := _agent_of(program)) is not None]
     return [answer for answer in await asyncio.gather(*asked) if answer is not None]
-
-
-def _say(text: str) -> None:
-    print(f"rumor: {text}", file=sys.stderr, flush=True)
