@@ -1,6 +1,5 @@
 """What people do with supervised programs, over any supervisor: in order, and waiting for what comes of it."""
 
-import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from dataclasses import dataclass
 from rumor.errors import Unreachable
 from rumor.model import Seconds
 from rumor.supervise.base import AGENTS, APPS, ENDED, Program, ProgramState, ProgramStatus, Supervisor
+from rumor.supervise.waiting import wait_until
 
-_POLL = 0.05
 _STOP_SLACK = Seconds(5.0)
 _UP = frozenset({ProgramState.RUNNING})
 
@@ -117,17 +116,11 @@ async def wait_for(
 ) -> tuple[ProgramStatus, ...]:
     """Wait until programs are in one of these states; return those that are not when the time is over."""
     left: tuple[ProgramStatus, ...] = ()
-    try:
-        async with asyncio.timeout(deadline):
-            while True:
-                left = tuple(
-                    status
-                    for status in await supervisor.states()
-                    if status.name in names and status.state not in states
-                )
-                if not left:
-                    return ()
-                # A supervisor tells nobody when a program ends: asking is all there is.
-                await asyncio.sleep(_POLL)
-    except TimeoutError:
-        return left
+
+    async def all_are() -> bool:
+        nonlocal left
+        left = tuple(one for one in await supervisor.states() if one.name in names and one.state not in states)
+        return not left
+
+    await wait_until(all_are, deadline)
+    return left

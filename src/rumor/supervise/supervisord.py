@@ -24,6 +24,7 @@ from rumor.places import run_directory
 from rumor.supervise.base import Program, ProgramState, ProgramStatus
 from rumor.supervise.exit_files import read_exit
 from rumor.supervise.inventory import Inventory, changing, format_inventory, read_inventory
+from rumor.supervise.waiting import wait_until
 
 _DEADLINE = Seconds(10.0)
 _START_DEADLINE = Seconds(10.0)
@@ -228,14 +229,11 @@ class Supervisord:
 
     async def wait_ended(self, deadline: Seconds) -> bool:
         """Wait until supervisord has ended; say whether it did."""
-        try:
-            async with asyncio.timeout(deadline):
-                # A process that is not ours, or ours no longer, tells nobody when it ends: asking is all there is.
-                while await self.is_alive() or (self._process is not None and self._process.poll() is None):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            return False
-        return True
+
+        async def has_ended() -> bool:
+            return not await self.is_alive() and (self._process is None or self._process.poll() is not None)
+
+        return await wait_until(has_ended, deadline)
 
     async def _full_names(self, names: Sequence[str]) -> list[str]:
         rows = cast("list[dict[str, object]]", await self._ask("getAllProcessInfo"))
