@@ -53,7 +53,7 @@ THINKING = {
     "render.sandbox", "render.words", "render.file", "render.free_text", "haproxy.replies",
     "haproxy.config_text", "haproxy.plan", "checks.outcome", "checks.answer", "supervise.base", "supervise.backoff",
     "supervise.exits",
-    "supervise.s6_text", "supervise.systemd_text", "supervise.supervisord_log", "web.views",
+    "supervise.s6_text", "supervise.systemd_text", "supervise.systemd_words", "supervise.supervisord_log", "web.views",
     "haproxy.parts", "haproxy.binds", "haproxy.refusals", "haproxy.idle", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.endings", "agent.settings",
     "agent.balancer_settings",

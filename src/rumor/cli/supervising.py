@@ -22,6 +22,7 @@ from rumor.supervise.inventory import Inventory
 from rumor.supervise.operating import bring_to, changes, restart_in_order, start_and_wait, stop_in_order
 from rumor.supervise.s6 import S6
 from rumor.supervise.supervisord import Supervisord
+from rumor.supervise.systemd import Systemd
 
 if TYPE_CHECKING:
     from rumor.api_client import AgentApi
@@ -46,7 +47,7 @@ class _Here:
     """The supervisor that runs here."""
 
     kind: str
-    supervisor: S6 | Supervisord
+    supervisor: S6 | Supervisord | Systemd
     data: Path
 
     def find(self, names: Sequence[str]) -> tuple[Program, ...]:
@@ -190,9 +191,15 @@ async def _find(data: Path | None, scan_directory: Path) -> _Here:
     s6 = S6(scan_directory)
     if await s6.is_alive():
         return _Here("s6", s6, directory)
+    systemd = Systemd()
+    if systemd.is_installed():
+        installed = Path(systemd.inventory().origin["data"])
+        # Who names another directory does not mean this host's programs.
+        if data is None or directory == installed:
+            return _Here("systemd", systemd, installed)
     raise Unreachable(
-        f"nothing is supervised here: no `rumor up` runs in {directory}, no `rumor supervise` in {scan_directory}; "
-        "say --data or --scan-directory"
+        f"nothing is supervised here: no `rumor up` runs in {directory}, no `rumor supervise` in {scan_directory}, "
+        "and `rumor install` has left no units; say --data or --scan-directory"
     )
 
 
@@ -259,9 +266,13 @@ def _plan_again(here: _Here, inventory: Inventory) -> Sequence[Program]:
     file = inventory.origin.get("file")
     config = load(Path(file) if file else None, environ=os.environ, overrides=settings)
     if isinstance(here.supervisor, S6):
-        from rumor.host.run import plan_again
+        from rumor.host import run
 
-        return plan_again(config, inventory, os.environ)
+        return run.plan_again(config, inventory, os.environ)
+    if isinstance(here.supervisor, Systemd):
+        from rumor.host import install
+
+        return install.plan_again(config, inventory, os.environ)
     from rumor.local.planning import make_directories, plan_cluster, ports_again, settings_again, tools_of
 
     again, ports = settings_again(config, here.data, inventory), ports_again(here.data, inventory)
