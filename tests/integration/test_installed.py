@@ -159,6 +159,7 @@ def test_installing_again_restarts_only_what_has_changed(host: Host) -> None:
     host.until_running(*ALL)
     after = host.pids()
     assert after["agent"] != before["agent"]
+    assert host.states()["agent"].last_exit is None, "somebody asked for it"
     assert (after["web-app"], after["haproxy"]) == (before["web-app"], before["haproxy"])
     # An app that is gone takes its unit along.
     assert "removing /etc/systemd/system/rumor-web-app.service" in host.install(
@@ -198,7 +199,10 @@ def test_a_crash_is_told_with_its_signal_and_its_last_words(host: Host) -> None:
     host.until(lambda: host.pids()["web-app"] not in (None, pid), "it is back")
     told = host.ps()["web-app"]
     assert (told["last_exit"]["signal"], told["last_exit"]["text"]) == (9, "ended by SIGKILL")
-    assert told["words"][-1] == "serving at 3000"
+    assert told["words"] == ["serving at 3000"]
+    assert (
+        host.sh("stat -c %U /var/lib/rumor/n1/exits/web-app /var/lib/rumor/n1/log/web-app.log").split() == ["rumor"] * 2
+    )
     host.until(lambda: "ended by SIGKILL" in host.rumor("why", "n1", "--data", "/var/lib/rumor"), "its agent tells it")
 
 
@@ -215,7 +219,7 @@ def test_what_keeps_falling_is_told_with_its_last_words(host: Host) -> None:
     falling = host.ps()["web-app"]
     assert falling["last_exit"]["status"] == 1
     assert falling["last_exit"]["pause"] == 2 ** (falling["last_exit"]["failures"] - 1)
-    assert falling["words"][-1] == "no such table: orders"
+    assert falling["words"] == ["serving at 3000", "no such table: orders"]
 
 
 def test_programs_come_and_go_with_rumor_toml(host: Host) -> None:

@@ -54,7 +54,8 @@ class Kind:
     def last_line(self, one: Program) -> str:
         """Return the last line that a program which runs has written."""
         if self.machine is not None:
-            match = f"_SYSTEMD_UNIT={unit_name(one.name)}"
+            run = self.machine.run("systemctl", "show", "--value", "--property=InvocationID", unit_name(one.name))
+            match = f"_SYSTEMD_INVOCATION_ID={run.stdout.strip()}"
             return self.machine.run("journalctl", "--quiet", "--output=cat", "--lines=1", match).stdout.strip()
         return "".join(last_lines(s6_log(one) if self.name == "s6" else one.log, 1))
 

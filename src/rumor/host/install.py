@@ -157,6 +157,8 @@ async def apply_installation(config: Config, installation: Installation, *, say:
     if BALANCER in node.parts and installation.haproxy is not None and not place.haproxy_config.exists():
         await write_first_config(config, place, installation.haproxy)
     INVENTORY.parent.mkdir(parents=True, exist_ok=True)
+    # Whatever root's umask: all may know that something is installed, root alone what.
+    INVENTORY.parent.chmod(0o755)
     async with changing(INVENTORY):
         await asyncio.to_thread(_write_and_start, installation, place, say)
 

@@ -1,6 +1,6 @@
 """systemd: write units, ask `systemctl` for states, give it orders. The texts are in `systemd_text.py`.
 
-systemd has one that pauses before its restart sit that out when it is started, and not when it is restarted.
+A unit that pauses sits its pause out also when it is started; when the pause gets shorter meanwhile, it does not.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from pathlib import Path
 from rumor.atomic_file import write_atomically
 from rumor.errors import Refused, Unreachable
 from rumor.model import Seconds
-from rumor.supervise.base import Program, ProgramState, ProgramStatus
+from rumor.supervise.base import Program, ProgramStatus
 from rumor.supervise.exit_files import read_exit
 from rumor.supervise.inventory import Inventory, changing, format_inventory, read_inventory
 from rumor.supervise.systemd_text import (
@@ -29,7 +29,8 @@ from rumor.supervise.systemd_text import (
 )
 from rumor.supervise.systemd_words import PROPERTIES, Unit, parse_units, state_of
 
-_DEADLINE = Seconds(15.0)
+_DEADLINE = Seconds(30.0)
+"""A host of many units takes seconds to read them anew."""
 _STOP_SLACK = Seconds(5.0)
 _OUTPUT_LIMIT = 1024 * 1024
 _NO_SYSTEMD = ("Failed to connect to bus", "not been booted with systemd")
@@ -78,20 +79,14 @@ class Systemd:
         missing = [name for name in names if name not in units]
         if missing:
             raise Refused(f"systemctl show says nothing of {', '.join(missing)}")
-        return tuple(
-            [await asyncio.to_thread(self._status, program, units[unit_name(program.name)]) for program in programs]
+        return await asyncio.to_thread(
+            lambda: tuple(self._status(program, units[unit_name(program.name)]) for program in programs)
         )
 
     async def start(self, names: Sequence[str]) -> None:
         self.inventory().find(names)
-        pausing = {status.name for status in await self.states() if status.state is ProgramState.BACKOFF}
         await self._forget_failures(names)
-        for order, meant in (
-            ("restart", [name for name in names if name in pausing]),
-            ("start", [name for name in names if name not in pausing]),
-        ):
-            if meant:
-                await self._run(order, "--no-block", *_units(meant))
+        await self._run("start", "--no-block", *_units(names))
 
     async def stop(self, names: Sequence[str]) -> None:
         self.inventory().find(names)
@@ -149,7 +144,7 @@ class Systemd:
             write_atomically(target, text, mode=mode)
 
     async def _forget_failures(self, names: Sequence[str]) -> None:
-        """Let the next pauses be short again."""
+        """Let pauses be short again, one under way, too."""
         pauses = [path for name in names if (path := self._at(pause_file(name))).exists()]
         for path in pauses:
             path.unlink(missing_ok=True)
@@ -180,7 +175,7 @@ class Systemd:
                 await process.wait()
         said = err.decode(errors="replace").strip()[:500]
         if process.returncode and any(sign in said for sign in _NO_SYSTEMD):
-            raise Unreachable(f"systemd does not answer: {said}")
+            raise Unreachable(f"systemd does not answer, is it this host's first process? {said}")
         if process.returncode:
             raise Refused(f"{order}: {said}")
         return out.decode(errors="replace")

@@ -22,7 +22,7 @@ from rumor.supervise.backoff import FIRST_PAUSE, FORGIVEN_AFTER
 from rumor.supervise.exit_files import write_exit
 from rumor.supervise.exits import Exit
 from rumor.supervise.systemd_text import USER, pause_file, render_pause, unit_name
-from rumor.supervise.systemd_words import PROPERTIES, parse_asked, parse_end, parse_units
+from rumor.supervise.systemd_words import PROPERTIES, Unit, parse_asked, parse_end, parse_units
 
 _DEADLINE = Seconds(5.0)
 _LINES = 20
@@ -38,20 +38,28 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         _set_pause(program, FIRST_PAUSE)
         return 0
     told = parse_units(_say("systemctl", "show", f"--property={PROPERTIES}", unit))[unit]
-    failures = min(told.restarts + 1, _FAILURES_LIMIT)
-    if told.ran >= FORGIVEN_AFTER:
-        failures = 1
-        # It counts its own restarts from here on.
+    failures = failures_of(told)
+    if failures == 1 and told.restarts:
+        # systemd counts anew, too.
         _say("systemctl", "reset-failed", unit)
-    pause = max(FIRST_PAUSE, min(longest, FIRST_PAUSE * 2 ** (failures - 1)))
-    _set_pause(program, Seconds(pause))
-    words = _last_words(unit)
+    pause = pause_after(failures, longest)
+    _set_pause(program, pause)
+    words = _last_words(environ.get("INVOCATION_ID", ""))
     _become(USER)
     with contextlib.suppress(OSError):
         write_atomically(log, words)
     status, signal = how
-    write_exit(exits, program, Exit(WallTime(time.time()), status, signal, failures, Seconds(pause), log))
+    write_exit(exits, program, Exit(WallTime(time.time()), status, signal, failures, pause, log))
     return 0
+
+
+def failures_of(unit: Unit) -> int:
+    """Return how many ends in a row this is, without a minute of running between."""
+    return 1 if unit.ran >= FORGIVEN_AFTER else min(unit.restarts + 1, _FAILURES_LIMIT)
+
+
+def pause_after(failures: int, longest: Seconds) -> Seconds:
+    return Seconds(max(FIRST_PAUSE, min(longest, FIRST_PAUSE * 2 ** (failures - 1))))
 
 
 def _set_pause(program: str, pause: Seconds) -> None:
@@ -67,12 +75,12 @@ def _set_pause(program: str, pause: Seconds) -> None:
     _say("systemctl", "daemon-reload")
 
 
-def _last_words(unit: str) -> str:
-    """Return the last lines that a unit's program wrote."""
+def _last_words(run: str) -> str:
+    """Return the last lines that a program wrote in one of its runs."""
     # What it wrote in its last moment is still on its way.
     _say("journalctl", "--sync")
-    text = _say("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={_LINES}", f"_SYSTEMD_UNIT={unit}")
-    return text[-_LINES_BYTES:]
+    match = f"_SYSTEMD_INVOCATION_ID={run}"
+    return _say("journalctl", "--quiet", "--no-pager", "--output=cat", f"--lines={_LINES}", match)[-_LINES_BYTES:]
 
 
 def _become(user: str) -> None:
