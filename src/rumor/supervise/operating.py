@@ -114,8 +114,12 @@ async def _change(
 async def wait_for(
     supervisor: Supervisor, names: Sequence[str], states: frozenset[ProgramState], deadline: Seconds
 ) -> tuple[ProgramStatus, ...]:
-    """Wait until programs are in one of these states; return those that are not when the time is over."""
-    left: tuple[ProgramStatus, ...] = ()
+    """Wait until programs are in one of these states; return those that are not when the time is over.
+
+    Raises:
+        Unreachable: their supervisor has not said in all that time how they are.
+    """
+    left: tuple[ProgramStatus, ...] | None = None
 
     async def all_are() -> bool:
         nonlocal left
@@ -123,4 +127,6 @@ async def wait_for(
         return not left
 
     await wait_until(all_are, deadline)
+    if left is None:
+        raise Unreachable(f"within {deadline:g} s nobody said what {', '.join(names)} did")
     return left
