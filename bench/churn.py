@@ -44,6 +44,7 @@ from rumor.agent.drain import Holding, Question
 from rumor.agent.operator_words import OperatorWords
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
+from rumor.atomic_file import write_atomically
 from rumor.checks import sweep as checks
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.config import load
@@ -160,7 +161,7 @@ class Rumor:
     async def start(self) -> None:
         directory, settings = self._haproxy.directory, self._settings()
         self._journal = await Journal.open(directory / "journal.db")
-        certificates = Certificates(publish.write_atomically)
+        certificates = Certificates(write_atomically)
         tls = replace(settings.render.tls, certificates=("bench.pem",))
         await certificates.look(self._haproxy.certificates, tls.directory)
         first = render(Table(), replace(settings.render, tls=tls), Cause("start", "a bench"))
@@ -168,7 +169,7 @@ class Rumor:
         await self._haproxy.launch()
         applier = Applier(
             ApplierSettings(directory / "haproxy.cfg", directory, settings.drains),
-            text_of=self._text_of, write=publish.write_atomically, probe=probe,
+            text_of=self._text_of, write=write_atomically, probe=probe,
         )  # fmt: skip
         revisions = Revisions(self._journal, check=self._check, pin=Pin(directory / "pin.json"), good_text=first.text)
         self._balancing = Balancing(

@@ -1,4 +1,4 @@
-"""What people do with the programs of a container; and an installation under systemd, in a container."""
+"""What people do with the programs of a container."""
 
 import json
 from collections.abc import Callable
@@ -19,10 +19,6 @@ WORKER = """
 [program.worker]
 command = "sleep 1000"
 parts = ["web"]
-"""
-FAKE_SYSTEMCTL = r"""#!/bin/sh
-[ "$1" != --version ] || { echo "systemd 252 (252.1)"; exit 0; }
-echo "$@" >> /tmp/systemctl.log
 """
 
 
@@ -72,42 +68,3 @@ def test_programs_of_a_container_are_shown_stopped_started_and_changed(
 
 def node_name(engine: Engine, node: str) -> str:
     return engine.run("inspect", "--format", "{{.Config.Hostname}}", node)
-
-
-@pytest.mark.timeout(300)
-def test_an_installation_under_systemd_writes_what_it_says_and_again_only_what_changed(
-    images: Engine, node: str, tmp_path: Path
-) -> None:
-    fake = tmp_path / "systemctl"
-    fake.write_text(FAKE_SYSTEMCTL)
-    fake.chmod(0o755)
-
-    def install(*words: str) -> str:
-        return images.run(
-            "exec", "--user", "root", "--env", "PATH=/etc/rumor:/usr/sbin:/usr/local/bin:/usr/bin:/bin", node,
-            "rumor", "install", "--systemd", *words, "web", both=True,
-        )  # fmt: skip
-
-    def sh(script: str) -> str:
-        return images.run("exec", "--user", "root", node, "sh", "-c", script)
-
-    assert "ExecStart=" in install("--dry-run")
-    assert sh("ls /etc/systemd/system 2>/dev/null | grep rumor || true") == ""
-    said = install("--apply", "--data", "/srv/rumor")
-    assert "writing /etc/systemd/system/rumor-agent.service" in said
-    assert sh("ls /etc/systemd/system/ | grep rumor").split() == [
-        "rumor-agent.service", "rumor-web-app.service", "rumor.target",
-    ]  # fmt: skip
-    assert sh("stat -c '%a %U' /etc/rumor/environment/web-app.env").split() == ["600", "root"]
-    assert sh("stat -c %U /srv/rumor /srv/rumor/*").split() == ["rumor", "rumor"]
-    log = sh("cat /tmp/systemctl.log").splitlines()
-    assert log[:3] == ["daemon-reload", "enable rumor.target", "start rumor.target"]
-    sh("rm /tmp/systemctl.log")
-    (tmp_path / "rumor.toml").write_text(FILE.replace('drain = "1s"', 'drain = "3s"'))
-    said = install("--apply", "--data", "/srv/rumor")
-    assert "writing /etc/systemd/system/rumor-agent.service" in said
-    assert "rumor-web-app.service" not in said
-    assert sh("cat /tmp/systemctl.log").splitlines()[-1] == "try-restart rumor-agent.service"
-    # An app that is gone takes its unit along.
-    said = install("--apply", "--data", "/srv/rumor", "--set", "service.web.command=")
-    assert "removing /etc/systemd/system/rumor-web-app.service" in said

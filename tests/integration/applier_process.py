@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from random import Random
 
+from rumor.atomic_file import write_atomically
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.checks.sweep import Question, sweep
 from rumor.haproxy.apply import Applier, ApplierSettings
@@ -61,7 +62,7 @@ def applier(directory: Path, journal: Journal) -> Applier:
 
     return Applier(
         ApplierSettings(directory / "haproxy.cfg", directory, {WEB: DRAIN}),
-        text_of=text_of, write=publish.write_atomically, probe=probe,
+        text_of=text_of, write=write_atomically, probe=probe,
     )  # fmt: skip
 
 

@@ -14,12 +14,12 @@ import pytest
 from tests.integration import applier_process
 from tests.integration.test_haproxy_apply import load, serving
 
+from rumor.atomic_file import write_atomically
 from rumor.haproxy.config_text import read_config
 from rumor.haproxy.observe import Observed
 from rumor.journal import Journal
 from rumor.model import Outcome, Revision
 from rumor.names import HostPort
-from rumor.render import publish
 
 DEADLINE = 15.0
 
@@ -34,7 +34,7 @@ def directory() -> Iterator[Path]:
 
 @asynccontextmanager
 async def haproxy(program: Path, directory: Path, first: Revision) -> AsyncIterator[None]:
-    publish.write_atomically(directory / "haproxy.cfg", first.text)
+    write_atomically(directory / "haproxy.cfg", first.text)
     process = await asyncio.create_subprocess_exec(
         program, "-W", "-S", f"{directory}/master.sock,mode,600", "-f", directory / "haproxy.cfg",
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,

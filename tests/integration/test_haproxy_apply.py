@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rumor.atomic_file import write_atomically
 from rumor.checks.outcome import CheckKind, CheckSettings
 from rumor.checks.sweep import Question, sweep
 from rumor.errors import Bug, ConfigError, Unreachable
@@ -218,7 +219,7 @@ class Stage:
         self.applier = Applier(
             ApplierSettings(self.config, self.directory, {WEB: self.rules.backends[0].drain}),
             text_of=text_of,
-            write=publish.write_atomically,
+            write=write_atomically,
             probe=self.probe,
             connect=connect,
         )
@@ -238,7 +239,7 @@ class Stage:
 
     async def start(self, revision: Revision) -> None:
         if not self.config.exists():
-            publish.write_atomically(self.config, revision.text)
+            write_atomically(self.config, revision.text)
         self.process = await asyncio.create_subprocess_exec(
             self.program, "-W", "-S", f"{self.directory}/master.sock,mode,600", "-f", self.config,
             stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
@@ -646,7 +647,7 @@ async def test_what_somebody_else_changes_is_changed_back(stage: Stage, meddling
 
 async def test_a_second_applier_is_kept_out(stage: Stage) -> None:
     stage.applier.lock()
-    other = Applier(stage.applier.settings, text_of=no_text, write=publish.write_atomically, probe=probe_health)
+    other = Applier(stage.applier.settings, text_of=no_text, write=write_atomically, probe=probe_health)
     with pytest.raises(ConfigError, match="another agent steers"):
         other.lock()
     stage.applier.close()
@@ -797,7 +798,7 @@ async def test_a_bad_revision_offered_twice_does_not_stay_on_disk(stage: Stage) 
         await stage.reach(good)
         bad_text = good.text.replace("mode http", "mode htp")
         bad = Revision("f" * 64, bad_text.replace(good.id, "f" * 64), good.table, Cause("test", "a test"))
-        publish.write_atomically(stage.config, bad.text)
+        write_atomically(stage.config, bad.text)
         stage.replace_applier()
         assert (await stage.applier.apply(bad)).refused
         assert stage.config.read_text() == good.text
@@ -972,7 +973,7 @@ async def test_a_haproxy_of_unknown_origin_is_reloaded(stage: Stage) -> None:
     async with serving() as (one,):
         wanted = stage.revision(server(1, one))
         text = wanted.text.replace(wanted.id, "e" * 64).replace("balance roundrobin", "balance first")
-        publish.write_atomically(stage.config, text)
+        write_atomically(stage.config, text)
         await stage.start(wanted)
         stage.config.unlink()
         reports = await stage.reach(wanted)
@@ -1025,9 +1026,7 @@ async def test_a_socket_file_that_nobody_listens_on_is_gone_round(stage: Stage) 
     async with serving(2) as (one, two):
         first = stage.revision(server(1, one))
         await stage.start(first)
-        stage.applier = Applier(
-            stage.applier.settings, text_of=no_text, write=publish.write_atomically, probe=probe_health
-        )
+        stage.applier = Applier(stage.applier.settings, text_of=no_text, write=write_atomically, probe=probe_health)
         await stage.reach(first)
         before = pids(await stage.look())
         leave_stale(stage.directory / "haproxy.sock")
@@ -1061,7 +1060,7 @@ async def test_a_haproxy_that_was_never_met_is_found_without_its_sockets(stage: 
         now = 0.0
         settings = stage.applier.settings
         stage.applier = Applier(
-            settings, text_of=no_text, write=publish.write_atomically, probe=probe_health, clock=lambda: now
+            settings, text_of=no_text, write=write_atomically, probe=probe_health, clock=lambda: now
         )
         assert stage.applier.silence == "HAProxy does not answer"
         assert await stage.applier.observe() is None

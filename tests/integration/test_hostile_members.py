@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 from tests.property.test_pool_injection import API, POOL, SETTINGS, WEB, pack, state
 
+from rumor.atomic_file import write_atomically
 from rumor.haproxy.replies import parse_servers
 from rumor.haproxy.runtime import CommandSocket
 from rumor.model import Cause, Instant, WallTime
 from rumor.names import Endpoint
 from rumor.pool.table import Blindness, build_table
-from rumor.render import publish
 from rumor.render.template import render
 from rumor.serf.events import SerfMember
 from rumor.sources.gossip import build
@@ -71,7 +71,7 @@ async def test_haproxy_has_the_servers_of_the_table_and_nothing_else(
     settings = replace(SETTINGS, binds=(Endpoint("127.0.0.1", free_port()),), run_directory=directory)
     text = render(table, settings, Cause("test", "a test")).text
     config = directory / "haproxy.cfg"
-    publish.write_atomically(config, text)
+    write_atomically(config, text)
     process = await asyncio.create_subprocess_exec(
         # With -dW a warning is an error.
         haproxy_program, "-dW", "-db", "-f", config, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tests.property.test_pool_injection import API, HOSTILE, KEYS, NAMES, POOL, SETTINGS, VALUES, WEB, pack
 
 from rumor import offers
+from rumor.atomic_file import write_atomically
 from rumor.errors import PeerError, Unreachable
 from rumor.haproxy.config_text import read_config
 from rumor.haproxy.runtime import CommandSocket
@@ -179,7 +180,7 @@ class Stage:
 
     def _run(self, text: str) -> Has:
         config = self._directory / "haproxy.cfg"
-        publish.write_atomically(config, text)
+        write_atomically(config, text)
         with subprocess.Popen(
             # With -dW a warning is an error.
             [self._program, "-dW", "-db", "-f", config], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

@@ -54,8 +54,9 @@ def units(tmp_path: Path) -> dict[str, str]:
         rumor(tmp_path, "--dry-run", "--node", "n1", "--format", "json", "balancer", "web")
     )
     assert value["applied"] is False
-    secret = [file for file in value["files"] if file["path"].endswith(".env")]
-    assert [(file["mode"], file["text"]) for file in secret] == [("0600", "")] * 2
+    secret = [file for file in value["files"] if file["path"].startswith("/etc/rumor/")]
+    assert [Path(file["path"]).name for file in secret] == ["web-app.env", "worker.env", "programs.json"]
+    assert all((file["mode"], file["text"]) == ("0600", "") for file in secret)
     return {Path(file["path"]).name: file["text"] for file in value["files"] if file not in secret}
 
 

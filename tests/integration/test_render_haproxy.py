@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from rumor.atomic_file import write_atomically
 from rumor.haproxy.binds import new_binds
 from rumor.model import Cause, Rotation, Seconds, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
@@ -247,7 +248,7 @@ async def start(run_directory: Path, haproxy_program: Path) -> AsyncIterator[Sta
         async def begin(wanted: RenderSettings, servers: Table) -> None:
             text = render(servers, wanted, CAUSE).text
             assert publish.test_bind(new_binds("", text)) == ""
-            publish.write_atomically(run_directory / "haproxy.cfg", text)
+            write_atomically(run_directory / "haproxy.cfg", text)
             process = await asyncio.create_subprocess_exec(
                 haproxy_program, "-W", "-S", f"{run_directory}/master.sock,mode,600",
                 "-f", run_directory / "haproxy.cfg",

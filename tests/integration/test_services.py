@@ -21,6 +21,7 @@ from tests.certificates import certificate
 from rumor.agent.balancer_settings import balancing_settings
 from rumor.agent.revisions import Surroundings
 from rumor.agent.settings import check_settings
+from rumor.atomic_file import write_atomically
 from rumor.checks.loop import run_check
 from rumor.config import Config, load
 from rumor.config.traffic import SECTIONS
@@ -220,13 +221,13 @@ async def serve(base: Path, haproxy_program: Path, free_port: Callable[[], int])
             settings = balancing_settings(config, directory, publish.read_template(None))
             table, refused = build_table(members, settings.pool, (), blindness=Blindness(), now=Instant(0.0))
             assert refused == ()
-            certificates = Certificates(publish.write_atomically)
+            certificates = Certificates(write_atomically)
             names: tuple[str, ...] = ()
             if settings.certificates is not None and settings.render.tls is not None:
                 names = (await certificates.look(settings.certificates, settings.render.tls.directory)).names
             render_settings = Surroundings(names, peers, node).complete(settings.render)
             revision = render(table, render_settings, Cause("test", "a test"))
-            publish.write_atomically(directory / "haproxy.cfg", revision.text)
+            write_atomically(directory / "haproxy.cfg", revision.text)
             # With -dW a warning is an error.
             check = await asyncio.create_subprocess_exec(
                 haproxy_program, "-dW", "-c", "-f", directory / "haproxy.cfg",

@@ -16,6 +16,7 @@ MODULES = {
 # Lower may not import higher; equals may not import one another unless they are the same package.
 FLOORS: dict[str, int] = {
     "model": 0, "names": 0, "offers": 0, "errors": 0, "log": 0, "places": 0, "api_client": 0,
+    "atomic_file": 0,
     "swim": 1,
     "serf": 2,
     "joiner": 3,
@@ -52,7 +53,7 @@ THINKING = {
     "render.sandbox", "render.words", "render.file", "render.free_text", "haproxy.replies",
     "haproxy.config_text", "haproxy.steps", "haproxy.plan", "checks.outcome", "checks.answer",
     "supervise.base", "supervise.backoff", "supervise.exits",
-    "supervise.s6_text", "supervise.systemd_text", "supervise.supervisord_log", "web.views",
+    "supervise.s6_text", "supervise.systemd_text", "supervise.systemd_words", "supervise.supervisord_log", "web.views",
     "haproxy.parts", "haproxy.binds", "haproxy.refusals", "haproxy.idle", "pool.split", "pool.damping",
     "agent.debounce", "agent.peers", "agent.picture", "agent.drain", "agent.endings", "agent.settings",
     "agent.balancer_settings",

@@ -14,6 +14,7 @@ from rumor.agent.operator_words import OperatorWords
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
 from rumor.agent.settings import check_settings
+from rumor.atomic_file import write_atomically
 from rumor.checks.outcome import CheckSettings
 from rumor.checks.sweep import Question, sweep
 from rumor.config import Config
@@ -26,14 +27,7 @@ from rumor.log import get_logger
 from rumor.model import Record, WallTime
 from rumor.names import HostPort, ServiceName, parse_ip, parse_member_name
 from rumor.places import Places
-from rumor.render.publish import (
-    allowed_maxconn,
-    check_haproxy,
-    find_haproxy,
-    read_template,
-    test_bind,
-    write_atomically,
-)
+from rumor.render.publish import allowed_maxconn, check_haproxy, find_haproxy, read_template, test_bind
 from rumor.render.template import revision_id
 
 log = get_logger("agent")

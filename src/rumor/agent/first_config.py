@@ -5,11 +5,12 @@ import time
 from pathlib import Path
 
 from rumor.agent.balancer_settings import balancing_settings
+from rumor.atomic_file import write_atomically
 from rumor.config import Config
 from rumor.errors import Refused
 from rumor.model import Cause, Table, WallTime
 from rumor.places import Places
-from rumor.render.publish import allowed_maxconn, check_haproxy, read_template, write_atomically
+from rumor.render.publish import allowed_maxconn, check_haproxy, read_template
 from rumor.render.template import render
 
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rumor.atomic_file import write_atomically
 from rumor.errors import ConfigError, PeerError, Refused
 from rumor.model import OperatorWord, Table, WallTime
 from rumor.names import MemberName, ServiceName, parse_member_name, parse_service_name
-from rumor.render.publish import write_atomically
 
 ServerName = tuple[ServiceName, MemberName]
 

@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rumor.atomic_file import write_atomically
 from rumor.errors import ConfigError, Refused
 from rumor.model import WallTime
-from rumor.render.publish import write_atomically
 
 _FILE_LIMIT = 32 * 1024 * 1024
 

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rumor.agent.debounce import Debounce
+from rumor.atomic_file import write_atomically
 from rumor.config import Config
 from rumor.config.templates import EVERY_PART, TemplateConfig
 from rumor.errors import Refused, RumorError
 from rumor.log import get_logger
 from rumor.model import Instant, Record, Seconds, WallTime
 from rumor.render.file import Picture, render_file
-from rumor.render.publish import run_bounded, write_atomically
+from rumor.render.publish import run_bounded
 
 log = get_logger("template")
 

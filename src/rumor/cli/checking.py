@@ -13,12 +13,13 @@ from pathlib import Path
 
 from rumor.agent.balancer_settings import balancing_settings
 from rumor.agent.revisions import Surroundings
+from rumor.atomic_file import write_atomically
 from rumor.config import Config, ServiceConfig, load
 from rumor.errors import ConfigError, Refused
 from rumor.haproxy.certificates import Certificates
 from rumor.model import Cause, Rotation, Server, Service, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
-from rumor.render.publish import allowed_maxconn, check_haproxy, find_haproxy, read_template, write_atomically
+from rumor.render.publish import allowed_maxconn, check_haproxy, find_haproxy, read_template
 from rumor.render.settings import RenderSettings
 from rumor.render.template import render
 

@@ -6,14 +6,14 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from rumor.cli.options import data_of, data_option, file_of, options
+from rumor.cli.options import data_of, data_option, file_of, options, say
 from rumor.config import parse_duration
 from rumor.deploy.engine import Engine, InRotation, Say, Spec
 from rumor.deploy.report import Report
@@ -107,8 +107,8 @@ def _tell(service: ServiceName, story: Story, project: str, as_json: bool, data:
         async with _engine(project, data) as engine:
             elsewhere = await engine.elsewhere(service)
             if elsewhere:
-                _say(f"not of this Docker engine, and left as they are: {', '.join(elsewhere)}")
-            return replace(await story(engine, engine.in_rotation, _say), elsewhere=elsewhere)
+                say(f"not of this Docker engine, and left as they are: {', '.join(elsewhere)}")
+            return replace(await story(engine, engine.in_rotation, say), elsewhere=elsewhere)
 
     try:
         report = asyncio.run(interruptible(run()))
@@ -154,7 +154,7 @@ async def interruptible(work: Coroutine[None, None, Result]) -> Result:
         heard.append(number)
         for each in _SIGNALS:
             loop.remove_signal_handler(each)
-        _say(f"{number.name}: finishing or putting back what was begun; once more leaves it as it is")
+        say(f"{number.name}: finishing or putting back what was begun; once more leaves it as it is")
         task.cancel()
 
     for number in _SIGNALS:
@@ -183,11 +183,5 @@ async def _engine(project: str, data: Path | None) -> AsyncIterator["DockerEngin
         from rumor.deploy.docker import DockerEngine
     except ModuleNotFoundError as error:
         raise RumorError("containers are asked through aiodocker: pip install 'rumor[docker]'") from error
-    async with DockerEngine.open(project=project, say=_say) as docker:
+    async with DockerEngine.open(project=project, say=say) as docker:
         yield docker
-
-
-def _say(text: str) -> None:
-    # Whoever read this may have gone, a terminal that hung up: no reason to leave things half done.
-    with suppress(OSError):
-        print(f"rumor: {text}", file=sys.stderr, flush=True)

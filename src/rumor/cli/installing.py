@@ -3,13 +3,11 @@
 import asyncio
 import os
 import socket
-import sys
-from dataclasses import replace
 from pathlib import Path
 
 import click
 
-from rumor.cli.options import file_of, file_option, format_option, overrides_of, set_option
+from rumor.cli.options import file_of, file_option, format_option, overrides_of, say, set_option
 
 
 @click.command()
@@ -48,11 +46,9 @@ def install(
     """
     from rumor.cli import output
     from rumor.config import load
-    from rumor.host.install import apply_installation, plan_installation, systemd_version
+    from rumor.host.install import apply_installation, plan_installation, require_systemd
     from rumor.host.plan import Node, parts_of
-    from rumor.host.run import tools_of
     from rumor.names import parse_member_name
-    from rumor.supervise.systemd_text import USER
 
     if applies == dry_run:
         raise click.UsageError("say either --dry-run, to look, or --apply, to do it")
@@ -61,11 +57,10 @@ def install(
     name = parse_member_name(node or socket.gethostname().partition(".")[0])
     played = parts_of(parts, os.environ, config.services)
     plan = Node(name, played, path.absolute() if path else None, data.absolute(), settings, Path("/"))
-    # systemd starts each program as whom it likes.
-    tools = replace(tools_of(played, os.environ), own_user=USER, is_root=True)
-    installation = plan_installation(config, plan, tools, systemd=systemd_version(os.environ))
+    require_systemd(os.environ)
+    installation = plan_installation(config, plan, os.environ)
     if applies:
-        asyncio.run(apply_installation(config, installation, say=_say))
+        asyncio.run(apply_installation(config, installation, say=say))
     value = {
         "applied": applies,
         "files": [
@@ -76,7 +71,3 @@ def install(
     }
     output.show(value, form, output.installed)
     return 0
-
-
-def _say(text: str) -> None:
-    print(f"rumor: {text}", file=sys.stderr, flush=True)

@@ -2,8 +2,10 @@
 
 import os
 import socket
+import sys
 import tomllib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -64,6 +66,13 @@ logging_options = options(
         show_default=True, help="How lines look.",
     ),
 )  # fmt: skip
+
+
+def say(text: str) -> None:
+    """Tell what is being done, on stderr."""
+    # Whoever read this may have gone, a terminal that hung up: no reason to leave things half done.
+    with suppress(OSError):
+        print(f"rumor: {text}", file=sys.stderr, flush=True)
 
 
 def file_of(file: Path | None) -> Path | None:

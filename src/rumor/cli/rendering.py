@@ -132,7 +132,7 @@ def _put(text: str, out: Path | None, known: "TemplateConfig | None", form: str)
     if out is None:
         output.show({"text": text}, form, output.rendered)
         return
-    from rumor.render.publish import write_atomically
+    from rumor.atomic_file import write_atomically
 
     try:
         write_atomically(out, text, mode=known.mode if known is not None else 0o644)

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from rumor.cli.deploying import deploy_options, patience_of, roll
-from rumor.cli.options import data_of, data_option, file_of, format_option, options, overrides_of
+from rumor.cli.options import data_of, data_option, file_of, format_option, options, overrides_of, say
 from rumor.config import load
 from rumor.errors import Refused, RumorError, Unreachable
 from rumor.model import Seconds
@@ -23,6 +22,7 @@ from rumor.supervise.inventory import Inventory
 from rumor.supervise.operating import bring_to, changes, restart_in_order, start_and_wait, stop_in_order
 from rumor.supervise.s6 import S6
 from rumor.supervise.supervisord import Supervisord
+from rumor.supervise.systemd import Systemd
 
 if TYPE_CHECKING:
     from rumor.api_client import AgentApi
@@ -47,7 +47,7 @@ class _Here:
     """The supervisor that runs here."""
 
     kind: str
-    supervisor: S6 | Supervisord
+    supervisor: S6 | Supervisord | Systemd
     data: Path
 
     def find(self, names: Sequence[str]) -> tuple[Program, ...]:
@@ -157,7 +157,7 @@ def reload_services(timeout: str, data: Path | None, scan_directory: Path, form:
         wanted = changes(inventory.programs, _plan_again(here, inventory))
         for word, programs in (("starting", wanted.added), ("changing", wanted.changed), ("stopping", wanted.removed)):
             if programs:
-                _say(f"{word} {', '.join(program.name for program in programs)}")
+                say(f"{word} {', '.join(program.name for program in programs)}")
         await bring_to(here.supervisor, wanted, wait_back=lambda node: _wait_ready(here, node, patience))
         return {
             "added": [program.name for program in wanted.added],
@@ -191,9 +191,15 @@ async def _find(data: Path | None, scan_directory: Path) -> _Here:
     s6 = S6(scan_directory)
     if await s6.is_alive():
         return _Here("s6", s6, directory)
+    systemd = Systemd()
+    if systemd.is_installed():
+        installed = Path(systemd.inventory().origin["data"])
+        # Who names another directory does not mean this host's programs.
+        if data is None or directory == installed:
+            return _Here("systemd", systemd, installed)
     raise Unreachable(
-        f"nothing is supervised here: no `rumor up` runs in {directory}, no `rumor supervise` in {scan_directory}; "
-        "say --data or --scan-directory"
+        f"nothing is supervised here: no `rumor up` runs in {directory}, no `rumor supervise` in {scan_directory}, "
+        "and `rumor install` has left no units; say --data or --scan-directory"
     )
 
 
@@ -260,9 +266,13 @@ def _plan_again(here: _Here, inventory: Inventory) -> Sequence[Program]:
     file = inventory.origin.get("file")
     config = load(Path(file) if file else None, environ=os.environ, overrides=settings)
     if isinstance(here.supervisor, S6):
-        from rumor.host.run import plan_again
+        from rumor.host import run
 
-        return plan_again(config, inventory, os.environ)
+        return run.plan_again(config, inventory, os.environ)
+    if isinstance(here.supervisor, Systemd):
+        from rumor.host import install
+
+        return install.plan_again(config, inventory, os.environ)
     from rumor.local.planning import make_directories, plan_cluster, ports_again, settings_again, tools_of
 
     again, ports = settings_again(config, here.data, inventory), ports_again(here.data, inventory)
@@ -302,7 +312,7 @@ async def _wait_ready(here: _Here, node: str, patience: Seconds) -> None:
                     for api in agents:
                         status, body = await asyncio.to_thread(api.request, "GET", "/ready")
                         if status == 200:
-                            _say(f"{node} is back")
+                            say(f"{node} is back")
                             return
                         reason = str(json.loads(body).get("reason"))
                 except (RumorError, ValueError) as error:
@@ -327,7 +337,3 @@ async def _reload_agents(programs: Sequence[Program]) -> list[dict[str, str]]:
 
     asked = [asyncio.to_thread(ask, program, api) for program in programs if (api := _agent_of(program)) is not None]
     return [answer for answer in await asyncio.gather(*asked) if answer is not None]
-
-
-def _say(text: str) -> None:
-    print(f"rumor: {text}", file=sys.stderr, flush=True)

@@ -6,30 +6,35 @@ import pwd
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rumor.agent.first_config import write_first_config
+from rumor.atomic_file import write_atomically
 from rumor.config import Config
 from rumor.errors import ConfigError, Refused
 from rumor.host.plan import BALANCER, Node, Tools, make_programs
+from rumor.host.run import node_of, origin_of, tools_of
 from rumor.places import Places, places, run_directory
-from rumor.render.publish import write_atomically
-from rumor.supervise.base import Program
+from rumor.supervise.base import AGENTS, HAPROXY, Program
+from rumor.supervise.inventory import Inventory, changing, format_inventory
 from rumor.supervise.systemd_text import (
+    ENVIRONMENT,
+    INVENTORY,
     TARGET,
+    UNITS,
     USER,
-    Host,
     environment_file,
-    render_environment,
-    render_units,
+    render_files,
+    unit_name,
 )
 
-UNITS = Path("/etc/systemd/system")
-_ENVIRONMENT = Path("/etc/rumor/environment")
+OLDEST_SYSTEMD = 240
+"""The first that says of a unit that starts whether its program could be run."""
 _DEADLINE = 60.0
 _LOW_PORTS = 1024
+_HOMES = ("/home", "/root")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +59,7 @@ class Installation:
     """What is run when the files are in their places."""
 
 
-def plan_installation(config: Config, node: Node, tools: Tools, *, systemd: int) -> Installation:
+def plan_installation(config: Config, node: Node, environ: Mapping[str, str]) -> Installation:
     """Lay out the units of a node.
 
     Raises:
@@ -62,40 +67,61 @@ def plan_installation(config: Config, node: Node, tools: Tools, *, systemd: int)
     """
     if run_directory(node.data) != node.data:
         raise ConfigError(f"{node.data} is too long a path for sockets: choose a shorter --data")
-    programs = make_programs(config, node, tools)
-    binds = [*config.balancer.binds, *(config.balancer.tls.binds if config.balancer.tls else ())]
-    host = Host(
-        systemd=systemd,
-        data=node.data,
-        environment_files=_ENVIRONMENT,
-        writable=tuple(dict.fromkeys(template.destination.parent for template in config.templates)),
-        binds_low_ports=any(0 < bind.port < _LOW_PORTS for bind in binds),
-        reads_homes=any(
-            Path(word).is_relative_to(home) for program in programs for word in _paths(program) for home in _HOMES
-        ),
-    )
+    tools = _tools(node, environ)
+    programs = _programs(config, node, tools)
+    # Variables first: units name their files.
     files = [
-        File(environment_file(program, host), render_environment(program), 0o600, is_secret=True)
-        for program in programs
-        if program.environment
+        File(path, text, mode, is_secret=path.parent == ENVIRONMENT)
+        for path, (text, mode) in sorted(render_files(programs, tools.python).items())
     ]
-    files += [File(UNITS / name, text, 0o644) for name, text in sorted(render_units(programs, host).items())]
+    files.append(File(INVENTORY, format_inventory(Inventory(programs, origin_of(node))), 0o600, is_secret=True))
     commands = (("systemctl", "daemon-reload"), ("systemctl", "enable", TARGET), ("systemctl", "start", TARGET))
     return Installation(node, tools.haproxy, programs, tuple(files), commands)
 
 
-_HOMES = ("/home", "/root")
-
-
-def _paths(program: Program) -> Sequence[str]:
-    return [word for word in (*program.command, str(program.directory)) if word.startswith("/")]
-
-
-def systemd_version(environ: Mapping[str, str]) -> int:
-    """Return the version of this host's systemd.
+def plan_again(config: Config, inventory: Inventory, environ: Mapping[str, str]) -> tuple[Program, ...]:
+    """Return the programs that a host's node is to run by the present configuration.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: a command cannot be run.
+    """
+    node = node_of(inventory)
+    return _programs(config, node, _tools(node, environ))
+
+
+def _tools(node: Node, environ: Mapping[str, str]) -> Tools:
+    # systemd starts each program as whom it likes.
+    return replace(tools_of(node.parts, environ), own_user=USER, is_root=True)
+
+
+def _programs(config: Config, node: Node, tools: Tools) -> tuple[Program, ...]:
+    """Return a node's programs, and what of the host each needs."""
+    templates = tuple(dict.fromkeys(template.destination.parent for template in config.templates))
+    binds = [*config.balancer.binds, *(config.balancer.tls.binds if config.balancer.tls else ())]
+    writes = {AGENTS: (node.data, *templates), HAPROXY: (node.data,)}
+    is_low = any(0 < bind.port < _LOW_PORTS for bind in binds)
+    return tuple(
+        replace(
+            program,
+            writes=writes.get(program.group, ()),
+            binds_low_ports=is_low and program.group == HAPROXY,
+            reads_homes=_reads_homes(program),
+        )
+        for program in make_programs(config, node, tools)
+    )
+
+
+def _reads_homes(program: Program) -> bool:
+    paths = [Path(word) for word in (*program.command, str(program.directory)) if word.startswith("/")]
+    # An interpreter's name may lead into a home.
+    return any(place.is_relative_to(home) for path in paths for place in (path, path.resolve()) for home in _HOMES)
+
+
+def require_systemd(environ: Mapping[str, str]) -> None:
+    """Look whether this host has a systemd that can do what the units ask.
+
+    Raises:
+        ConfigError: it has none, or an old one.
     """
     try:
         done = subprocess.run(
@@ -106,7 +132,8 @@ def systemd_version(environ: Mapping[str, str]) -> int:
     found = re.match(r"systemd (\d+)", done.stdout)
     if found is None:
         raise ConfigError(f"systemctl --version says {done.stdout[:80]!r}, and no version")
-    return int(found[1])
+    if int(found[1]) < OLDEST_SYSTEMD:
+        raise ConfigError(f"this host's systemd is {found[1]}, and {OLDEST_SYSTEMD} is the oldest that will do")
 
 
 async def apply_installation(config: Config, installation: Installation, *, say: Callable[[str], None]) -> None:
@@ -129,7 +156,11 @@ async def apply_installation(config: Config, installation: Installation, *, say:
     await asyncio.to_thread(_make_directories, place)
     if BALANCER in node.parts and installation.haproxy is not None and not place.haproxy_config.exists():
         await write_first_config(config, place, installation.haproxy)
-    await asyncio.to_thread(_write_and_start, installation, place, say)
+    INVENTORY.parent.mkdir(parents=True, exist_ok=True)
+    # Whatever root's umask: all may know that something is installed, root alone what.
+    INVENTORY.parent.chmod(0o755)
+    async with changing(INVENTORY):
+        await asyncio.to_thread(_write_and_start, installation, place, say)
 
 
 def _make_user(home: Path, say: Callable[[str], None]) -> None:
@@ -153,8 +184,9 @@ def _write_and_start(installation: Installation, place: Places, say: Callable[[s
     wanted = {file.path for file in installation.files}
     for stale in sorted(set(UNITS.glob("rumor-*.service")) - wanted):
         say(f"removing {stale}, of an earlier installation")
-        _run("systemctl", "disable", "--now", stale.name)
-        stale.unlink(missing_ok=True)
+        _run("systemctl", "stop", stale.name)
+        for path in (stale, environment_file(stale.stem.removeprefix("rumor-"))):
+            path.unlink(missing_ok=True)
     changed = [file for file in installation.files if not _holds(file)]
     for file in changed:
         say(f"writing {file.path}")
@@ -163,10 +195,17 @@ def _write_and_start(installation: Installation, place: Places, say: Callable[[s
         say(" ".join(command))
         _run(*command)
     # What runs as it should is left alone: HAProxy goes on when an agent's unit changes.
-    units = [file.path.name for file in changed if file.path.suffix == ".service"]
+    units = sorted({unit for file in changed if (unit := _unit_of(file.path))})
     if units:
         say(f"systemctl try-restart {' '.join(units)}")
         _run("systemctl", "try-restart", *units)
+
+
+def _unit_of(path: Path) -> str:
+    """Return the unit that a file says something of, empty for none."""
+    if path.parent == ENVIRONMENT:
+        return unit_name(path.stem)
+    return path.name if path.suffix == ".service" else ""
 
 
 def _closed_to_others(program: Path) -> Path | None:

@@ -48,6 +48,18 @@ def node_of(inventory: Inventory) -> Node:
     )  # fmt: skip
 
 
+def origin_of(node: Node) -> dict[str, object]:
+    """Return what `node_of` makes the node from again."""
+    return {
+        "file": str(node.file) if node.file else "",
+        "node": node.name,
+        "parts": list(node.parts),
+        "data": str(node.data),
+        "settings": list(node.settings),
+        "app_directory": str(node.app_directory or places(node.data, node.name).directory),
+    }
+
+
 async def prepare(config: Config, node: Node, scan_directory: Path, environ: Mapping[str, str]) -> None:
     """Write the scan directory, and where this node is a balancer HAProxy's first configuration.
 
@@ -64,17 +76,9 @@ async def prepare(config: Config, node: Node, scan_directory: Path, environ: Map
     if tools.haproxy is not None and not place.haproxy_config.exists():
         # One that an earlier run of this container has left is newer than any we could write.
         await write_first_config(config, place, tools.haproxy)
-    origin = {
-        "file": str(node.file) if node.file else "",
-        "node": node.name,
-        "parts": list(node.parts),
-        "data": str(node.data),
-        "settings": list(node.settings),
-        "app_directory": str(node.app_directory or place.directory),
-    }
     shutil.rmtree(scan_directory, ignore_errors=True)
     try:
-        write_scan_directory(Inventory(programs, origin), scan_directory)
+        write_scan_directory(Inventory(programs, origin_of(node)), scan_directory)
     except OSError as error:
         hint = "with a read-only root give it --tmpfs /run/rumor:exec,uid=900,gid=900"
         raise ConfigError(f"cannot write {scan_directory}: {error.strerror}; {hint}") from error

@@ -39,6 +39,7 @@ class Program:
     command: tuple[str, ...]
     directory: Path
     log: Path
+    """Where its log is; under systemd, whose journal has that, the last it wrote before its last unwanted end."""
     exits: Path
     """The directory in which its last unwanted end is kept, see `exits.py`."""
     node: str = ""
@@ -58,6 +59,12 @@ class Program:
     priority: int = 500
     """Programs of a higher priority are stopped first."""
     autostart: bool = True
+    writes: tuple[Path, ...] = ()
+    """The directories it writes, where its supervisor can keep it from all others."""
+    binds_low_ports: bool = False
+    """Whether it must be let listen below port 1024."""
+    reads_homes: bool = False
+    """Whether a part of it lies in somebody's home directory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
+from rumor.atomic_file import write_atomically
 from rumor.supervise.exits import LIMIT, Exit, format_exit, parse_exit, printable
 
 _TAIL_BYTES = 16 * 1024
@@ -14,9 +15,7 @@ def write_exit(directory: Path, program: str, end: Exit) -> None:
     """Keep a program's last end; on a full disk it is lost, and nothing else is."""
     with contextlib.suppress(OSError):
         directory.mkdir(parents=True, exist_ok=True)
-        temporary = directory / f".{program}.{os.getpid()}"
-        temporary.write_text(format_exit(end), encoding="utf-8")
-        temporary.replace(directory / program)
+        write_atomically(directory / program, format_exit(end), mode=0o644)
 
 
 def read_exit(directory: Path, program: str) -> Exit | None:

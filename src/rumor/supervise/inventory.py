@@ -76,6 +76,9 @@ def format_inventory(inventory: Inventory) -> str:
             "longest_pause": program.longest_pause,
             "priority": program.priority,
             "autostart": program.autostart,
+            "writes": [str(path) for path in program.writes],
+            "binds_low_ports": program.binds_low_ports,
+            "reads_homes": program.reads_homes,
         }
         for program in inventory.programs
     ]
@@ -140,6 +143,7 @@ def _lock(handle: int) -> bool:
 def _program(entry: Mapping[str, Any]) -> Program:
     paths = {key: Path(entry[key]) for key in ("directory", "log", "exits")}
     waits = {key: Seconds(float(entry[key])) for key in ("stop_wait", "longest_pause")}
-    return Program(
-        **{**entry, **paths, **waits, "command": tuple(entry["command"]), "forgets": tuple(entry["forgets"])}
-    )
+    words = {key: tuple(entry[key]) for key in ("command", "forgets")}
+    # An inventory of an earlier version has no such key.
+    writes = tuple(Path(path) for path in entry.get("writes", ()))
+    return Program(**{**entry, **paths, **waits, **words, "writes": writes})

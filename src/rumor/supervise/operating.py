@@ -1,6 +1,5 @@
 """What people do with supervised programs, over any supervisor: in order, and waiting for what comes of it."""
 
-import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from dataclasses import dataclass
 from rumor.errors import Unreachable
 from rumor.model import Seconds
 from rumor.supervise.base import AGENTS, APPS, ENDED, Program, ProgramState, ProgramStatus, Supervisor
+from rumor.supervise.waiting import wait_until
 
-_POLL = 0.05
 _STOP_SLACK = Seconds(5.0)
 _UP = frozenset({ProgramState.RUNNING})
 
@@ -115,19 +114,19 @@ async def _change(
 async def wait_for(
     supervisor: Supervisor, names: Sequence[str], states: frozenset[ProgramState], deadline: Seconds
 ) -> tuple[ProgramStatus, ...]:
-    """Wait until programs are in one of these states; return those that are not when the time is over."""
-    left: tuple[ProgramStatus, ...] = ()
-    try:
-        async with asyncio.timeout(deadline):
-            while True:
-                left = tuple(
-                    status
-                    for status in await supervisor.states()
-                    if status.name in names and status.state not in states
-                )
-                if not left:
-                    return ()
-                # A supervisor tells nobody when a program ends: asking is all there is.
-                await asyncio.sleep(_POLL)
-    except TimeoutError:
-        return left
+    """Wait until programs are in one of these states; return those that are not when the time is over.
+
+    Raises:
+        Unreachable: their supervisor has not said in all that time how they are.
+    """
+    left: tuple[ProgramStatus, ...] | None = None
+
+    async def all_are() -> bool:
+        nonlocal left
+        left = tuple(one for one in await supervisor.states() if one.name in names and one.state not in states)
+        return not left
+
+    await wait_until(all_are, deadline)
+    if left is None:
+        raise Unreachable(f"within {deadline:g} s nobody said what {', '.join(names)} did")
+    return left

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rumor.atomic_file import write_atomically
 from rumor.errors import Refused, Unreachable
 from rumor.model import Seconds
 from rumor.supervise.base import Program, ProgramState, ProgramStatus
@@ -149,12 +150,8 @@ def _write(scan_directory: Path, files: Files) -> None:
     for name, (text, mode) in files.items():
         target = scan_directory / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        # In one step: s6-svscan may read it at any moment. Mode first: a run script holds secrets.
-        temporary = target.with_name(f".{target.name}.new")
-        temporary.touch(mode=mode & 0o700)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.chmod(mode)
-        temporary.replace(target)
+        # s6-svscan may read it at any moment.
+        write_atomically(target, text, mode=mode)
 
 
 def _write_inventory(scan_directory: Path, inventory: Inventory) -> None:

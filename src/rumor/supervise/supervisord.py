@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from rumor.atomic_file import write_atomically
 from rumor.errors import Bug, Refused, Unreachable
 from rumor.model import Seconds
 from rumor.places import run_directory
@@ -25,6 +26,7 @@ from rumor.supervise.backoff import FIRST_PAUSE
 from rumor.supervise.base import Program, ProgramState, ProgramStatus
 from rumor.supervise.exit_files import read_exit
 from rumor.supervise.inventory import Inventory, changing, format_inventory, read_inventory
+from rumor.supervise.waiting import wait_until
 
 _DEADLINE = Seconds(10.0)
 _START_DEADLINE = Seconds(10.0)
@@ -248,21 +250,15 @@ class Supervisord:
     def _write(self, inventory: Inventory) -> None:
         text = write_config(inventory.programs, run_directory=self._run_directory, log=self.log)
         for path, content in ((self._config, text), (self._inventory, format_inventory(inventory))):
-            temporary = path.with_name(f".{path.name}.new")
-            temporary.touch(mode=0o600)
-            temporary.write_text(content, encoding="utf-8")
-            temporary.replace(path)
+            write_atomically(path, content)
 
     async def wait_ended(self, deadline: Seconds) -> bool:
         """Wait until supervisord has ended; say whether it did."""
-        try:
-            async with asyncio.timeout(deadline):
-                # A process that is not ours, or ours no longer, tells nobody when it ends: asking is all there is.
-                while await self.is_alive() or (self._process is not None and self._process.poll() is None):  # noqa: ASYNC110
-                    await asyncio.sleep(0.05)
-        except TimeoutError:
-            return False
-        return True
+
+        async def has_ended() -> bool:
+            return not await self.is_alive() and (self._process is None or self._process.poll() is not None)
+
+        return await wait_until(has_ended, deadline)
 
     async def _full_names(self, names: Sequence[str]) -> list[str]:
         rows = cast("list[dict[str, object]]", await self._ask("getAllProcessInfo"))

@@ -2,12 +2,12 @@
 
 One target holds them together: `systemctl stop rumor.target` stops them in their order, since systemd stops units in
 the reverse of the order in which they start. Everybody can read unit files, so variables go into files of their own.
-Facts: systemd.service(5), systemd.exec(5), systemd.syntax(7); RestartSteps came with systemd 254.
+Pauses that grow, and how a program ended, are `systemd_end.py`'s business, which runs after each end.
+Facts: systemd.service(5), systemd.exec(5), systemd.syntax(7).
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from rumor.supervise.backoff import FIRST_PAUSE
@@ -15,53 +15,71 @@ from rumor.supervise.base import AGENTS, HAPROXY, Program
 
 TARGET = "rumor.target"
 USER = "rumor"
-_GROWING_PAUSES_SINCE = 254
+UNITS = Path("/etc/systemd/system")
+ENVIRONMENT = Path("/etc/rumor/environment")
+"""The directory of the programs' variables."""
+INVENTORY = Path("/etc/rumor/programs.json")
+_RUNTIME_UNITS = Path("/run/systemd/system")
 _OPEN_FILES = 65_536
+_SHORTEST_STOP = 1.0
+"""What notes the end has as long, too."""
 _ODD = re.compile(r"[\x00-\x1f\x7f]")
 
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """What the units need to know of the host."""
-
-    systemd: int
-    """Its systemd's version."""
-    data: Path
-    """The data directory; systemd makes it, for the user `rumor`."""
-    environment_files: Path
-    """The directory of the programs' variables."""
-    writable: tuple[Path, ...] = ()
-    """Directories that an agent writes besides: those of its templates' destinations."""
-    binds_low_ports: bool = False
-    """Whether HAProxy serves a port below 1024."""
-    reads_homes: bool = False
-    """Whether a program lies in somebody's home directory."""
+Files = Mapping[Path, tuple[str, int]]
+"""Texts and modes by path."""
 
 
-def unit_name(program: Program) -> str:
-    return f"rumor-{program.name}.service"
+def unit_name(name: str) -> str:
+    """Return the name of a program's unit."""
+    return f"rumor-{name}.service"
 
 
-def render_units(programs: Sequence[Program], host: Host) -> Mapping[str, str]:
-    """Return the texts of all units by their names, the target's among them."""
-    units = {unit_name(program): _service(program, programs, host) for program in programs}
-    lines = ["[Unit]", "Description=rumor: all programs of this node", f"Wants={' '.join(sorted(units))}"]
+def unit_file(name: str) -> Path:
+    return UNITS / unit_name(name)
+
+
+def environment_file(name: str) -> Path:
+    return ENVIRONMENT / f"{name}.env"
+
+
+def pause_file(name: str) -> Path:
+    """Return where a program's unit gets a pause longer than the first one; the next boot knows nothing of it."""
+    return _RUNTIME_UNITS / f"{unit_name(name)}.d" / "rumor-pause.conf"
+
+
+def render_files(programs: Sequence[Program], python: str) -> Files:
+    """Return all units, the target among them, and the files of variables.
+
+    Args:
+        programs: all that one host supervises.
+        python: the interpreter that has rumor.
+    """
+    files = {unit_file(program.name): (_service(program, programs, python), 0o644) for program in programs}
+    files |= {
+        environment_file(program.name): (_environment(program), 0o600) for program in programs if program.environment
+    }
+    return {**files, UNITS / TARGET: (_target(programs), 0o644)}
+
+
+def render_pause(pause: float) -> str:
+    return f"[Service]\nRestartSec={pause:g}\n"
+
+
+def _target(programs: Sequence[Program]) -> str:
+    wanted = sorted(unit_name(program.name) for program in programs if program.autostart)
+    lines = ["[Unit]", "Description=rumor: all programs of this node", f"Wants={' '.join(wanted)}"]
     lines += ["", "[Install]", "WantedBy=multi-user.target"]
-    return {**units, TARGET: "\n".join(lines) + "\n"}
+    return "\n".join(lines) + "\n"
 
 
-def render_environment(program: Program) -> str:
+def _environment(program: Program) -> str:
     """Return the file of a program's variables, as EnvironmentFile= reads it."""
     return "".join(f"{name}={_quoted(value)}\n" for name, value in sorted(program.environment.items()))
 
 
-def environment_file(program: Program, host: Host) -> Path:
-    return host.environment_files / f"{program.name}.env"
-
-
-def _service(program: Program, programs: Sequence[Program], host: Host) -> str:
+def _service(program: Program, programs: Sequence[Program], python: str) -> str:
     # What stops before us starts after us.
-    after = [unit_name(other) for other in programs if other.priority < program.priority]
+    after = [unit_name(other.name) for other in programs if other.priority < program.priority]
     lines = [
         "[Unit]",
         f"Description=rumor: {program.name} of {program.node}",
@@ -77,32 +95,28 @@ def _service(program: Program, programs: Sequence[Program], host: Host) -> str:
         f"ExecStart={' '.join(_word(word) for word in program.command)}",
         f"WorkingDirectory={_path(program.directory)}",
         f"User={program.user or USER}",
-        f"Group={program.user or USER}",
-        *([f"EnvironmentFile={_path(environment_file(program, host))}"] if program.environment else []),
+        *([f"EnvironmentFile={_path(environment_file(program.name))}"] if program.environment else []),
         *([f"UnsetEnvironment={' '.join(program.forgets)}"] if program.forgets else []),
         f"KillSignal=SIG{program.stop_signal}",
         # The program alone is asked; what it has left behind is killed with its group of processes.
         "KillMode=mixed",
-        f"TimeoutStopSec={program.stop_wait:g}",
-        *_restart(program, host),
-        *_hardening(program, host),
-        "",
-        "[Install]",
-        f"WantedBy={TARGET}",
+        f"TimeoutStopSec={max(_SHORTEST_STOP, program.stop_wait):g}",
+        "Restart=always",
+        f"RestartSec={FIRST_PAUSE:g}",
+        # As root: it asks the journal, and the directory that it writes may be another user's.
+        f"ExecStopPost=-+{' '.join(_word(word) for word in _note_end(program, python))}",
+        *_hardening(program),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _restart(program: Program, host: Host) -> list[str]:
-    lines = ["Restart=always", f"RestartSec={FIRST_PAUSE:g}"]
-    if program.longest_pause > FIRST_PAUSE and host.systemd >= _GROWING_PAUSES_SINCE:
-        lines += ["RestartSteps=5", f"RestartMaxDelaySec={program.longest_pause:g}"]
-    return lines
+def _note_end(program: Program, python: str) -> Sequence[str]:
+    paths = (str(program.exits), str(program.log))
+    return (python, "-I", "-m", "rumor.supervise.systemd_end", program.name, *paths, f"{program.longest_pause:g}")
 
 
-def _hardening(program: Program, host: Host) -> list[str]:
+def _hardening(program: Program) -> list[str]:
     is_ours = program.group in (AGENTS, HAPROXY)
-    binds_low = program.group == HAPROXY and host.binds_low_ports
     lines = [
         "NoNewPrivileges=yes",
         "PrivateTmp=yes",
@@ -113,11 +127,11 @@ def _hardening(program: Program, host: Host) -> list[str]:
         "RestrictSUIDSGID=yes",
         "RestrictRealtime=yes",
         "LockPersonality=yes",
-        f"ProtectHome={'read-only' if host.reads_homes else 'yes'}",
+        f"ProtectHome={'read-only' if program.reads_homes else 'yes'}",
         f"ProtectSystem={'strict' if is_ours else 'full'}",
-        f"CapabilityBoundingSet={'CAP_NET_BIND_SERVICE' if binds_low else ''}",
+        f"CapabilityBoundingSet={'CAP_NET_BIND_SERVICE' if program.binds_low_ports else ''}",
     ]
-    if binds_low:
+    if program.binds_low_ports:
         lines.append("AmbientCapabilities=CAP_NET_BIND_SERVICE")
     if is_ours:
         lines += [
@@ -130,13 +144,9 @@ def _hardening(program: Program, host: Host) -> list[str]:
             "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK",
             "SystemCallArchitectures=native",
             "SystemCallFilter=@system-service",
-            f"ReadWritePaths={' '.join(_path(path) for path in (host.data, *_writable(program, host)))}",
+            f"ReadWritePaths={' '.join(map(_path, program.writes))}",
         ]
     return lines
-
-
-def _writable(program: Program, host: Host) -> tuple[Path, ...]:
-    return host.writable if program.group == AGENTS else ()
 
 
 def _word(word: str) -> str:

@@ -15,6 +15,7 @@ from rumor.agent.drain import Holding, Question
 from rumor.agent.operator_words import OperatorWords
 from rumor.agent.pin import Pin
 from rumor.agent.revisions import Revisions
+from rumor.atomic_file import write_atomically
 from rumor.errors import Refused
 from rumor.haproxy.apply import Applier, ApplierSettings
 from rumor.haproxy.certificates import Certificates
@@ -23,7 +24,7 @@ from rumor.journal import Journal
 from rumor.model import Cause, Member, MemberStatus, Seconds, StoredRevision, Table
 from rumor.names import Endpoint, HostPort, MemberName, ServiceName
 from rumor.pool.table import PoolSettings
-from rumor.render.publish import read_template, write_atomically
+from rumor.render.publish import read_template
 from rumor.render.settings import BackendSettings, BalancerTimeouts, CheckRule, ClientTls, Raw, RenderSettings, Route
 from rumor.render.template import render
 from rumor.sources.base import Refusal, Snapshot

@@ -15,7 +15,8 @@ from rumor.supervise.operating import changes
 PROGRAM = Program(
     "web-1-app", "apps", ("/bin/serve", "a b"), Path("/srv"), Path("/srv/log"), Path("/srv/exits"), "web-1",
     environment={"A": "1"}, forgets=("KEY",), user="www", stop_signal="INT", stop_wait=Seconds(3.0), notifies=True,
-    longest_pause=Seconds(2.0), priority=7, autostart=False,
+    longest_pause=Seconds(2.0), priority=7, autostart=False, writes=(Path("/srv/out"),), binds_low_ports=True,
+    reads_homes=True,
 )  # fmt: skip
 
 

@@ -7,9 +7,7 @@ import pytest
 
 from rumor.model import Seconds
 from rumor.supervise.base import AGENTS, APPS, HAPROXY, Program
-from rumor.supervise.systemd_text import TARGET, Host, render_environment, render_units
-
-HOST = Host(252, Path("/var/lib/rumor"), Path("/etc/rumor/environment"))
+from rumor.supervise.systemd_text import TARGET, render_files, render_pause
 
 
 def program(name: str, group: str, priority: int) -> Program:
@@ -20,12 +18,17 @@ def program(name: str, group: str, priority: int) -> Program:
 AGENT, PROXY, APP = program("agent", AGENTS, 900), program("haproxy", HAPROXY, 700), program("web-app", APPS, 500)
 
 
+def render(*programs: Program) -> dict[str, str]:
+    """Return the texts of all files by their names."""
+    return {path.name: text for path, (text, _) in render_files(programs, "/opt/rumor/bin/python").items()}
+
+
 def lines(text: str, key: str) -> list[str]:
     return [line.partition("=")[2] for line in text.splitlines() if line.startswith(f"{key}=")]
 
 
 def test_what_stops_first_starts_last() -> None:
-    units = render_units([AGENT, PROXY, APP], HOST)
+    units = render(AGENT, PROXY, APP)
     assert lines(units["rumor-agent.service"], "After") == [
         "network-online.target rumor-haproxy.service rumor-web-app.service"
     ]
@@ -51,36 +54,45 @@ def test_what_stops_first_starts_last() -> None:
     ],
 )
 def test_a_word_of_a_command_stays_one_word(word: str, written: str) -> None:
-    units = render_units([replace(APP, command=("/usr/bin/serve", word))], HOST)
+    units = render(replace(APP, command=("/usr/bin/serve", word)))
     assert lines(units["rumor-web-app.service"], "ExecStart") == [f"/usr/bin/serve {written}"]
 
 
 def test_variables_are_in_a_file_of_their_own_and_secrets_of_the_agent_are_taken_away() -> None:
     app = replace(APP, environment={"TOKEN": 'se"cret'}, forgets=("RUMOR_KEY",))
-    text = render_units([app], HOST)["rumor-web-app.service"]
+    files = render_files([app], "python")
+    text = render(app)["rumor-web-app.service"]
     assert "cret" not in text
     assert lines(text, "EnvironmentFile") == ["/etc/rumor/environment/web-app.env"]
     assert lines(text, "UnsetEnvironment") == ["RUMOR_KEY"]
-    assert render_environment(app) == 'TOKEN="se\\"cret"\n'
+    assert files[Path("/etc/rumor/environment/web-app.env")] == ('TOKEN="se\\"cret"\n', 0o600)
 
 
-def test_pauses_grow_where_systemd_can() -> None:
-    app = replace(APP, longest_pause=Seconds(30.0))
-    old, new = (render_units([app], replace(HOST, systemd=version))["rumor-web-app.service"] for version in (252, 254))
-    assert lines(old, "RestartSec") == lines(new, "RestartSec") == ["1"]
-    assert lines(old, "RestartMaxDelaySec") == []
-    assert lines(new, "RestartMaxDelaySec") == ["30"]
-    assert lines(new, "StartLimitIntervalSec") == ["0"]
+def test_each_end_is_noted_and_the_first_pause_is_short() -> None:
+    text = render(replace(APP, longest_pause=Seconds(16.0)))["rumor-web-app.service"]
+    place = "/var/lib/rumor/web-1"
+    assert lines(text, "ExecStopPost") == [
+        f"-+/opt/rumor/bin/python -I -m rumor.supervise.systemd_end web-app {place}/exits {place}/log 16"
+    ]
+    assert lines(text, "RestartSec") == ["1"]
+    assert lines(text, "StartLimitIntervalSec") == ["0"]
+    assert lines(render_pause(8.0), "RestartSec") == ["8"]
 
 
-def test_only_haproxy_may_bind_low_ports_and_only_where_it_must() -> None:
-    closed, open_ = (render_units([AGENT, PROXY], replace(HOST, binds_low_ports=low)) for low in (False, True))
+def test_what_does_not_start_by_itself_is_not_wanted_by_the_target() -> None:
+    assert lines(render(AGENT, replace(APP, autostart=False))[TARGET], "Wants") == ["rumor-agent.service"]
+
+
+def test_only_what_must_may_bind_low_ports() -> None:
+    closed, open_ = (render(AGENT, replace(PROXY, binds_low_ports=low)) for low in (False, True))
     assert lines(closed["rumor-haproxy.service"], "CapabilityBoundingSet") == [""]
     assert lines(open_["rumor-haproxy.service"], "AmbientCapabilities") == ["CAP_NET_BIND_SERVICE"]
     assert lines(open_["rumor-agent.service"], "CapabilityBoundingSet") == [""]
 
 
-def test_an_agent_may_write_where_its_templates_go() -> None:
-    units = render_units([AGENT, PROXY], replace(HOST, writable=(Path("/etc/nginx/conf.d"),)))
+def test_a_program_of_ours_writes_its_own_directories_and_reads_homes_only_where_it_must() -> None:
+    agent = replace(AGENT, writes=(Path("/var/lib/rumor"), Path("/etc/nginx/conf.d")))
+    units = render(agent, replace(APP, reads_homes=True))
     assert lines(units["rumor-agent.service"], "ReadWritePaths") == ["/var/lib/rumor /etc/nginx/conf.d"]
-    assert lines(units["rumor-haproxy.service"], "ReadWritePaths") == ["/var/lib/rumor"]
+    assert lines(units["rumor-agent.service"], "ProtectHome") == ["yes"]
+    assert lines(units["rumor-web-app.service"], "ProtectHome") == ["read-only"]
