@@ -160,7 +160,7 @@ class Balancing:
         """The last revision whose outcome is journalled."""
         self._observed: Observed | None = None
         self._processes: tuple[int, int | None] | None = None
-        """Master and worker after our last deed."""
+        """Master and worker at the last look."""
         self._is_converged = False
         self._refused = ""
         """Why the present configuration as a whole is not what serves; empty if it is."""
@@ -414,20 +414,19 @@ class Balancing:
         # Thousands of servers are not read twice within a moment.
         is_fresh = time.monotonic() - looked_at < _FRESH
         report = await self._applier.apply(revision, seen=self._observed if is_fresh else None)
-        if report.observed is not None:
-            self._processes = report.observed.processes.master_pid, report.observed.processes.worker_pid
+        await self._note_processes(report.observed, have_reloaded=report.how == "reload")
         await self._note_report(revision, report)
         pause = min(self._answer_drains(snapshot, report), _RECONCILE_INTERVAL)
         await self._load_certificates(report)
         return pause
 
-    async def _note_processes(self, observed: Observed | None) -> None:
+    async def _note_processes(self, observed: Observed | None, *, have_reloaded: bool = False) -> None:
         """Journal that somebody else has started HAProxy anew or reloaded it; what came of that is repaired as ever."""
         if observed is None:
             return
         was, now = self._processes, (observed.processes.master_pid, observed.processes.worker_pid)
         self._processes = now
-        if was is None or was == now:
+        if was is None or was == now or (have_reloaded and was[0] == now[0]):
             return
         kind = "haproxy_restarted" if was[0] != now[0] else "haproxy_reloaded"
         text = "HAProxy was started anew" if was[0] != now[0] else "somebody else reloaded HAProxy"

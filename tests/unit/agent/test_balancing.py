@@ -576,6 +576,25 @@ async def test_a_haproxy_that_comes_late_gets_everything(tmp_path: Path) -> None
         await world.until(lambda: list(world.serving) == ["one"], "it serves")
 
 
+async def test_a_haproxy_that_is_started_anew_between_look_and_deed_is_told_too(tmp_path: Path) -> None:
+    async with running(tmp_path) as world:
+        world.see(member("one", 1))
+        await world.until(lambda: bool(world.serving), "it serves")
+        await world.settled()
+        assert "haproxy_restarted" not in await world.kinds()
+
+        def restart(line: str) -> None:
+            if "show stat" in line:
+                world.haproxy.before = lambda line: None
+                world.haproxy.restart()
+
+        world.haproxy.before = restart
+        world.see(member("one", 1), member("two", 2))
+        await world.until(lambda: set(world.serving) == {"one", "two"}, "both serve")
+        await world.settled()
+        assert (await world.kinds()).count("haproxy_restarted") == 1
+
+
 async def test_a_balancer_that_sees_nobody_removes_nobody(tmp_path: Path) -> None:
     async with running(tmp_path) as world:
         world.see(member("one", 1))
