@@ -40,7 +40,6 @@ mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 for place in run var/log etc/systemd/system dev; do mkdir -p $place; mount -t tmpfs -o mode=0755 tmpfs $place; done
-for place in tmp var/tmp; do mount -t tmpfs -o mode=1777 tmpfs $place; done
 for node in null zero full random urandom tty; do : > dev/$node; mount --bind /dev/$node dev/$node; done
 mkdir dev/shm dev/pts units run/old
 ln -s /proc/self/fd dev/fd

@@ -21,6 +21,7 @@ ENVIRONMENT = Path("/etc/rumor/environment")
 INVENTORY = Path("/etc/rumor/programs.json")
 _RUNTIME_UNITS = Path("/run/systemd/system")
 _OPEN_FILES = 65_536
+_TEMPORARY = ("/tmp", "/var/tmp")  # noqa: S108 - nothing is written there
 _SHORTEST_STOP = 1.0
 """What notes the end has as long, too."""
 _ODD = re.compile(r"[\x00-\x1f\x7f]")
@@ -119,7 +120,7 @@ def _hardening(program: Program) -> list[str]:
     is_ours = program.group in (AGENTS, HAPROXY)
     lines = [
         "NoNewPrivileges=yes",
-        "PrivateTmp=yes",
+        f"PrivateTmp={'no' if _lies_in_tmp(program) else 'yes'}",
         "PrivateDevices=yes",
         "ProtectControlGroups=yes",
         "ProtectKernelModules=yes",
@@ -147,6 +148,12 @@ def _hardening(program: Program) -> list[str]:
             f"ReadWritePaths={' '.join(map(_path, program.writes))}",
         ]
     return lines
+
+
+def _lies_in_tmp(program: Program) -> bool:
+    """Say whether a program would not be found with a /tmp of its own."""
+    paths = [program.directory, *(Path(word) for word in program.command)]
+    return any(path.is_relative_to(place) for path in paths for place in _TEMPORARY)
 
 
 def _word(word: str) -> str:

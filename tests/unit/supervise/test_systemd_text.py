@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,20 @@ def test_variables_are_in_a_file_of_their_own_and_secrets_of_the_agent_are_taken
     assert lines(text, "EnvironmentFile") == ["/etc/rumor/environment/web-app.env"]
     assert lines(text, "UnsetEnvironment") == ["RUMOR_KEY"]
     assert files[Path("/etc/rumor/environment/web-app.env")] == ('TOKEN="se\\"cret"\n', 0o600)
+
+
+@pytest.mark.parametrize(
+    ("changed", "private"),
+    [
+        ({}, "yes"),
+        ({"command": ("/tmp/clone/.venv/bin/python", "app.py")}, "no"),
+        ({"command": ("/usr/bin/python3", "/var/tmp/app.py")}, "no"),
+        ({"directory": Path("/tmp/clone")}, "no"),
+        ({"command": ("/tmpfs/serve",)}, "yes"),
+    ],
+)
+def test_a_program_has_a_tmp_of_its_own_unless_it_lies_there(changed: dict[str, Any], private: str) -> None:
+    assert lines(render(replace(APP, **changed))["rumor-web-app.service"], "PrivateTmp") == [private]
 
 
 def test_each_end_is_noted_and_the_first_pause_is_short() -> None:
