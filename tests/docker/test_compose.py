@@ -310,7 +310,8 @@ async def restart(project: Project) -> None:
     report = await project.command("restart", "web", "--rolling")
     assert report["ok"], report
     assert [(it["deed"], it["ok"]) for it in report["steps"]] == [("restarted", True)] * 3
-    assert await asyncio.to_thread(project.serving) == before
+    # One check that comes late on a busy machine makes a server doubtful for a moment.
+    await project.until(lambda found: found == before, "the same ones, all of them")
 
 
 async def deploy(project: Project) -> None:
