@@ -44,7 +44,7 @@ check: $(VENV)/.ready
 test: check
 	@scripts/system-programs
 	scripts/debian-image .cache/debian.tar & debian=$$!; \
-	    $(PYTEST) -n 3 --dist worksteal tests/integration tests/acceptance -m 'not soak and not alone'; \
+	    $(PYTEST) -n 4 --dist worksteal tests/integration tests/acceptance -m 'not soak and not alone'; \
 	    status=$$?; wait $$debian; exit $$status
 	@mkdir -p .cache
 	$(PYTEST) tests/acceptance -m 'not soak and alone' >.cache/acceptance.log 2>&1 & acceptance=$$!; \
