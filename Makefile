@@ -39,16 +39,17 @@ check: $(VENV)/.ready
 	    $(PYTEST) -n 2 tests/unit tests/property tests/fuzz tests/simulation -m 'not soak' && wait $$types
 
 # Most of them wait for answers that are late by design, so they run side by side, and Debian for the images is made
-# meanwhile. Of those that hold a limit of time, or count requests, no two that need much of the machine run at once:
-# the containers that wait for one another begin, and those under load come last.
+# meanwhile. The demo holds limits of a second and has the machine to itself. Those that count requests run beside the
+# containers, of which those that wait for one another begin, and those under load come last.
 test: check
 	@scripts/system-programs
 	scripts/debian-image .cache/debian.tar & debian=$$!; \
-	    $(PYTEST) -n 4 --dist worksteal tests/integration tests/acceptance -m 'not soak and not alone'; \
+	    $(PYTEST) -n 4 --dist worksteal tests/integration tests/acceptance -m 'not soak and not alone and not counts'; \
 	    status=$$?; wait $$debian; exit $$status
 	@mkdir -p .cache
-	$(PYTEST) tests/acceptance -m 'not soak and alone' >.cache/acceptance.log 2>&1 & acceptance=$$!; \
-	    RUMOR_DEBIAN=.cache/debian.tar $(PYTEST) tests/docker -m 'not soak and alone'; \
+	$(PYTEST) tests/acceptance -m alone
+	$(PYTEST) tests/acceptance -m counts >.cache/acceptance.log 2>&1 & acceptance=$$!; \
+	    RUMOR_DEBIAN=.cache/debian.tar $(PYTEST) tests/docker; \
 	    status=$$?; wait $$acceptance || status=$$?; cat .cache/acceptance.log; exit $$status
 
 test-newer-haproxy: $(VENV)/.ready

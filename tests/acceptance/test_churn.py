@@ -4,7 +4,7 @@ import pytest
 from bench.churn import CRASHES, PLANNED, measure
 
 
-@pytest.mark.alone
+@pytest.mark.counts
 @pytest.mark.timeout(120)
 async def test_planned_changes_cost_no_request_of_any_kind() -> None:
     found = await measure("rumor", changes=24, rate=60.0, seed=5, pause=0.4, without=frozenset(CRASHES))

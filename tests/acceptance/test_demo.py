@@ -59,7 +59,7 @@ def test_the_demo_fails_without(tmp_path: Path, switch: str, words: list[str]) -
         assert value["failed"] > 0, progress
 
 
-@pytest.mark.alone
+@pytest.mark.counts
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("step", ["rolling_restart", "app_killed"])
 def test_the_same_steps_pass_with_everything_on(tmp_path: Path, step: str) -> None:

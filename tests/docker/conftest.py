@@ -57,10 +57,6 @@ def wait_for(holds: Callable[[], bool], what: Callable[[], str], deadline: float
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # Those that wait come first, and the one under load last, when nothing else runs: see the Makefile.
     items.sort(key=lambda item: next((place for part, place in _PLACES.items() if part in item.nodeid), 0))
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            # Images are built once and containers hold limits of time: not beside other tests, nor one another.
-            item.add_marker(pytest.mark.alone)
 
 
 @pytest.fixture(scope="session")
