@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from tests import conftest
 from tests.certificates import certificate
-from tests.conftest import tested_haproxy
 
 from rumor.agent.balancer_settings import balancing_settings
 from rumor.agent.revisions import Surroundings
@@ -902,7 +902,7 @@ def test_what_we_take_for_a_section_is_one_to_haproxy(haproxy_program: Path, wor
         )  # fmt: skip
         return done.stdout + done.stderr
 
-    version = tuple(map(int, re.findall(r"\d+", tested_haproxy().version)[:2]))
+    version = tuple(map(int, re.findall(r"\d+", conftest.tested_haproxy().version)[:2]))
     if word == "program" and version >= (3, 3):
         pytest.skip("HAProxy has no section `program` since 3.3")
     assert "out of section" in said("no-such-section")
