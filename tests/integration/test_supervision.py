@@ -394,7 +394,11 @@ async def test_programs_come_and_go_while_others_run(kind: Kind, home: Path) -> 
         otherwise = replace(second, environment={"NEW": "1"})
         await bring_to(supervisor, changes(await supervisor.programs(), [first, otherwise, third]))
         assert await running(supervisor, "first") == pids["first"]
-        assert await running(supervisor, "second") != pids["second"]
+        changed_pid = await running(supervisor, "second")
+        assert changed_pid != pids["second"]
+        # Though it was stopped on the way, it is not one that is to stay so.
+        kind.kill(changed_pid)
+        assert await running(supervisor, "second", other_than=changed_pid)
         third_pid = await running(supervisor, "third")
         with pytest.raises(Refused, match="third: supervised already"):
             await supervisor.add([third])

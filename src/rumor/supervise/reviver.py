@@ -59,7 +59,7 @@ class Reviver:
                 ends[end.program] = await asyncio.to_thread(self._keep, programs[end.program], end)
         self._end_what_is_left(statuses)
         if due:
-            await self._supervisor.start(due)
+            await self._supervisor.revive(due)
         return tuple(
             replace(status, last_exit=ends[status.name]) if status.name in ends else status for status in statuses
         )

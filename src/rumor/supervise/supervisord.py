@@ -210,6 +210,13 @@ class Supervisord:
         full_names = await self._full_names(names)
         for name in names:
             self._down(name).unlink(missing_ok=True)
+        await self._start(full_names)
+
+    async def revive(self, names: Sequence[str]) -> None:
+        """Start programs that have fallen, but those that somebody has stopped meanwhile."""
+        await self._start(await self._full_names([name for name in names if not self._down(name).exists()]))
+
+    async def _start(self, full_names: Sequence[str]) -> None:
         for full_name in full_names:
             # One that falls at once is no error of ours: its state tells.
             fine = (_ALREADY_STARTED, _SPAWN_ERROR, _ABNORMAL_TERMINATION)
@@ -229,6 +236,8 @@ class Supervisord:
             await asyncio.to_thread(self._write, self.inventory().with_added(programs))
             await self._ask("reloadConfig")
             for program in programs:
+                # An earlier one of its name was stopped before it was removed.
+                self._down(program.name).unlink(missing_ok=True)
                 await self._ask("addProcessGroup", _group(program))
 
     async def remove(self, names: Sequence[str]) -> None:
