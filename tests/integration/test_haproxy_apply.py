@@ -525,9 +525,13 @@ async def test_ipv6_servers_are_added_moved_and_kept_at_a_reload(stage: Stage) -
         await stage.reach(moved)
         assert {it.address for it in (await stage.look()).servers} == {six.address, seven.address}
         await stage.reach(stage.revision(server(1, seven), server(2, six), balance="leastconn"))
-        assert {(await ask(stage.port))[0] for _ in range(4)} == {200}
-        assert six.requests
-        assert seven.requests
+
+        async def both_serve() -> bool:
+            assert (await ask(stage.port))[0] == 200
+            return bool(six.requests and seven.requests)
+
+        # Among servers without a request HAProxy 3.2 takes the same one several times.
+        await until(both_serve, "both serve")
 
 
 async def test_a_hundred_times_a_server_comes_and_goes(stage: Stage) -> None:
