@@ -150,8 +150,7 @@ class Supervisord:
             Unreachable: it did not come up; its own words are in the text.
         """
         await asyncio.to_thread(self._write, inventory)
-        for program in inventory.programs:
-            self._down(program.name).unlink(missing_ok=True)
+        self._let_run([program.name for program in inventory.programs])
         log = self._config.with_name("supervisord.out")
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: ASYNC220 - forks once, at start-up
@@ -208,8 +207,7 @@ class Supervisord:
 
     async def start(self, names: Sequence[str]) -> None:
         full_names = await self._full_names(names)
-        for name in names:
-            self._down(name).unlink(missing_ok=True)
+        self._let_run(names)
         await self._start(full_names)
 
     async def revive(self, names: Sequence[str]) -> None:
@@ -235,9 +233,9 @@ class Supervisord:
         async with changing(self._inventory):
             await asyncio.to_thread(self._write, self.inventory().with_added(programs))
             await self._ask("reloadConfig")
+            # Earlier ones of their names were stopped before they were removed.
+            self._let_run([program.name for program in programs])
             for program in programs:
-                # An earlier one of its name was stopped before it was removed.
-                self._down(program.name).unlink(missing_ok=True)
                 await self._ask("addProcessGroup", _group(program))
 
     async def remove(self, names: Sequence[str]) -> None:
@@ -247,6 +245,10 @@ class Supervisord:
                 await self._ask("removeProcessGroup", _group(program), fine=(_BAD_NAME,))
             await asyncio.to_thread(self._write, inventory.without(names))
             await self._ask("reloadConfig")
+
+    def _let_run(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._down(name).unlink(missing_ok=True)
 
     def _down(self, name: str) -> Path:
         """Return the file that is there while a program is not to run."""
